@@ -1,0 +1,127 @@
+"""A run's progress as one ``.npz`` file: written whole or not at all, and checked when it is read.
+
+The arrays are the parameters, under their own names; all else is one JSON text, ``meta``.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from eqprop_np.experiments import Experiment
+from eqprop_np.training import Progress
+
+SCHEMA = 1
+
+
+class CheckpointError(ValueError):
+    """The file is not a checkpoint that this program can use."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What was asked of a run, resolved: the experiment, the data and the seed.
+
+    Parameters
+    ----------
+    source, dataset : where the data were asked for (``--data``), and the name of what was found.
+    image, classes : the size of its images and how many classes it has.
+    train_size, validation : training images used, and how many of the last ones are held out to take
+        the test set's place; 0 for none.
+    """
+
+    experiment: Experiment
+    source: str
+    dataset: str
+    image: tuple[int, int]
+    classes: int
+    train_size: int
+    validation: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Configuration":
+        experiment = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["experiment"].items()}
+        return cls(**fields | {"experiment": Experiment(**experiment), "image": tuple(fields["image"])})
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` that takes its place once it is written whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, configuration: Configuration, progress: Progress) -> None:
+    """Write a checkpoint; whatever was at ``path`` stays until the new file is complete."""
+    meta = {
+        "schema": SCHEMA,
+        "configuration": configuration.to_json(),
+        "rng": progress.rng.bit_generator.state,
+        "progress": {name: getattr(progress, name) for name in _COUNTERS},
+    }
+    with replacing(path, "wb") as file:
+        np.savez(file, meta=np.array(json.dumps(meta)), **progress.theta)
+
+
+_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history")
+
+
+def load(path: Path) -> tuple[Configuration, Progress]:
+    """Read a checkpoint and check it: schema, names, shapes, dtypes, finite numbers.
+
+    Raises
+    ------
+    CheckpointError
+        With one line that says what is wrong.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        if meta["schema"] != SCHEMA:
+            raise CheckpointError(
+                f"{path}: written by another version (schema {meta['schema']}, not {SCHEMA})"
+            )
+        configuration = Configuration.from_json(meta["configuration"])
+        rng = np.random.default_rng()
+        rng.bit_generator.state = meta["rng"]
+        progress = Progress(arrays, rng, **meta["progress"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from None
+    except CheckpointError:
+        raise
+    except (OSError, BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint of this program ({error})") from None
+    _check_parameters(path, configuration, arrays)
+    return configuration, progress
+
+
+def _check_parameters(path: Path, configuration: Configuration, theta: dict[str, Any]) -> None:
+    dynamics = configuration.experiment.build(configuration.image, configuration.classes)
+    expected = dynamics.network.parameter_shapes
+    if theta.keys() != expected.keys():
+        raise CheckpointError(f"{path}: has parameters {sorted(theta)}, not {sorted(expected)}")
+    for name, value in theta.items():
+        if value.shape != expected[name]:
+            raise CheckpointError(f"{path}: {name} has shape {value.shape}, not {expected[name]}")
+        if value.dtype != np.float32:
+            raise CheckpointError(f"{path}: {name} has dtype {value.dtype}, not float32")
+        if not np.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds numbers that are not finite")

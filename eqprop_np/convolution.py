@@ -1,0 +1,113 @@
+"""⋆, P and P⁻¹ of Eqs. (3)-(4): convolution by lowering, max-pooling with switches, unpooling.
+
+Images are (B, H, W, C): batch, height, width, channels. Kernels are (k, k, C, D). As everywhere
+in this field, "convolution" slides the kernel without flipping it.
+
+`im2col` copies every patch under the kernel into a row, so that the convolution, its transpose and
+its weight gradient are one matrix product each:
+
+    w ⋆ s    = im2col(s) · W          forward
+    w ⋆ᵀ u   = col2im(u · Wᵀ)         its adjoint with respect to s
+    u ⋆ s    = im2col(s)ᵀ · u         its adjoint with respect to w
+"""
+
+import numpy as np
+
+from eqprop_np.activations import Array
+
+
+def im2col(s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
+    """Lower images to patches: (B, H, W, C) → (B, H', W', k, k, C), with H' = (H + 2p − k)//stride + 1."""
+    if padding:
+        s = np.pad(s, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(s, (kernel, kernel), axis=(1, 2))
+    return np.ascontiguousarray(patches[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3))
+
+
+def col2im(patches: Array, shape: tuple[int, int, int], stride: int = 1, padding: int = 0) -> Array:
+    """The adjoint of `im2col`: add the patches (B, H', W', k, k, C) back into images (B, \\*shape)."""
+    batch, rows, columns, kernel, _, channels = patches.shape
+    height, width = shape[0] + 2 * padding, shape[1] + 2 * padding
+    # First down the height, where a row of k·C numbers is moved at once, then along the width.
+    bands = np.zeros((batch, height, columns, kernel, channels), patches.dtype)
+    for i in range(kernel):
+        bands[:, i : i + stride * rows : stride] += patches[:, :, :, i]
+    images = np.zeros((batch, height, width, channels), patches.dtype)
+    for j in range(kernel):
+        images[:, :, j : j + stride * columns : stride] += bands[:, :, :, j]
+    return images[:, padding : height - padding, padding : width - padding]
+
+
+def convolve(w: Array, s: Array, stride: int = 1, padding: int = 0) -> Array:
+    """w ⋆ s: (k, k, C, D), (B, H, W, C) → (B, H', W', D)."""
+    patches = im2col(s, w.shape[0], stride, padding)
+    shape = patches.shape[:3]
+    rows = patches.reshape(np.prod(shape), -1)
+    return (rows @ w.reshape(-1, w.shape[-1])).reshape(*shape, w.shape[-1])
+
+
+def convolve_transpose(
+    w: Array, u: Array, shape: tuple[int, int, int], stride: int = 1, padding: int = 0
+) -> Array:
+    """w ⋆ᵀ u, the adjoint of s ↦ w ⋆ s: (k, k, C, D), (B, H', W', D) → (B, \\*shape)."""
+    kernel, _, channels, features = w.shape
+    rows = u.reshape(-1, features) @ w.reshape(-1, features).T
+    patches = rows.reshape(*u.shape[:3], kernel, kernel, channels)
+    return col2im(patches, shape, stride, padding)
+
+
+def convolve_weight(u: Array, s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
+    """u ⋆ s, the adjoint of w ↦ w ⋆ s, summed over the batch: (B, H', W', D), (B, H, W, C) → (k, k, C, D)."""
+    patches = im2col(s, kernel, stride, padding)
+    features = u.shape[-1]
+    rows = patches.reshape(np.prod(patches.shape[:3]), -1)
+    return (rows.T @ u.reshape(-1, features)).reshape(kernel, kernel, s.shape[-1], features)
+
+
+def _windows(a: Array, window: int) -> Array:
+    """View (B, H, W, C) as (B, H/p, p, W/p, p, C): two axes more, the place within the window."""
+    batch, height, width, channels = a.shape
+    return a.reshape(batch, height // window, window, width // window, window, channels)
+
+
+def max_pool(a: Array, window: int) -> tuple[Array, Array]:
+    """P: the maximum of each p×p window, and the switches that tell where it stood.
+
+    Parameters
+    ----------
+    a : (B, H, W, C), real; p must divide H and W.
+
+    Returns
+    -------
+    value : (B, H/p, W/p, C)
+    switches : (B, H/p, p, W/p, p, C), bool
+        True at one place of each window: the maximum, the first in reading order among equals.
+    """
+    tiles = _windows(a, window)
+    value = tiles.max(axis=(2, 4))
+    switches = tiles == value[:, :, None, :, None]
+    if np.count_nonzero(switches) > value.size:  # a tie somewhere
+        _keep_first(switches)
+    return value, switches
+
+
+def _keep_first(switches: Array) -> None:
+    """Write into ``switches``: of several in a window, keep the first in reading order."""
+    taken = np.zeros_like(switches[:, :, 0, :, 0])
+    for i in range(switches.shape[2]):
+        for j in range(switches.shape[4]):
+            place = switches[:, :, i, :, j]
+            place &= ~taken
+            taken |= place
+
+
+def pool_at(a: Array, switches: Array) -> Array:
+    """P with the switches held, a linear map: read each window at its switch."""
+    return (_windows(a, switches.shape[2]) * switches).sum(axis=(2, 4))
+
+
+def unpool(value: Array, switches: Array) -> Array:
+    """P⁻¹, the adjoint of `pool_at`: put each value back at its switch, zero elsewhere."""
+    batch, rows, window, columns, _, channels = switches.shape
+    tiles = value[:, :, None, :, None] * switches
+    return tiles.reshape(batch, rows * window, columns * window, channels)

@@ -1,0 +1,203 @@
+"""The named experiments: P-1h, …, as frozen dataclasses that say where each number comes from.
+
+Sizes, rates, T, K, β and ε are those of the authors:
+
+- [1] Ernoult, Grollier, Querlioz, Bengio, Scellier, *Updates of Equilibrium Prop Match Gradients of
+  Backprop Through Time in an RNN with Static Input*, NeurIPS 2019 (arXiv:1905.13633).
+- [2] The same, *Equilibrium Propagation with Continual Weight Updates*, 2020 (arXiv:2005.04168).
+
+``omega`` and ``tol`` are ours: they are settings of the fast exact form of the first phase
+(`eqprop_np.dynamics.relax`), chosen by the cosine of EP's gradient to the one at the exact steady
+states. ``to_the_letter`` leaves them out.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from eqprop_np import network
+from eqprop_np.activations import ACTIVATIONS
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Schedule
+from eqprop_np.network import Network
+from eqprop_np.rules import RULES, Estimate, Phases
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network, its dynamics, a learning rule, and how long to train.
+
+    Parameters
+    ----------
+    dynamics, activation : "discrete-time" or "real-time"; a name in `eqprop_np.activations.ACTIVATIONS`.
+    channels : of the convolutional layers; none by default.
+    hidden : sizes of the dense hidden layers.
+    learning_rates : one per connection, from the input to the output; a layer's bias has the rate of
+        the connection that enters it.
+    rate_decay : the factor on every rate from one epoch to the next.
+    free_steps, nudged_steps, beta, estimate, schedule, omega, tol : see `eqprop_np.rules.Phases`.
+    epsilon : the Euler step of real-time dynamics; without a meaning in discrete time.
+    threads : halves, thirds, … of a batch to compute side by side, each with one BLAS thread.
+    source : where the numbers come from.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range, or the rates are not one per connection.
+    """
+
+    name: str
+    dynamics: Literal["discrete-time", "real-time"]
+    activation: str
+    hidden: tuple[int, ...]
+    learning_rates: tuple[float, ...]
+    free_steps: int
+    nudged_steps: int
+    beta: float
+    epochs: int
+    source: str
+    channels: tuple[int, ...] = ()
+    rule: str = "ep"
+    estimate: Estimate = "one-sided"
+    schedule: Schedule = "alternating"
+    omega: float = 1.0
+    tol: float = 1e-3
+    epsilon: float = 0.2
+    batch_size: int = 20
+    rate_decay: float = 1.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        connections = len(self.channels) + len(self.hidden) + 1
+        if len(self.learning_rates) != connections:
+            raise ValueError(
+                f"{len(self.learning_rates)} learning rates for {connections} connections: give one for each"
+            )
+        for name in ("epochs", "batch_size", "threads", "epsilon", "rate_decay"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        for name in ("hidden", "channels", "learning_rates"):
+            if any(value <= 0 for value in getattr(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        if self.rule not in RULES:
+            raise ValueError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
+        _ = self.phases
+
+    @property
+    def phases(self) -> Phases:
+        """The settings of the rule's two phases."""
+        return Phases(
+            self.free_steps, self.nudged_steps, self.beta, self.estimate, self.schedule, self.omega, self.tol
+        )
+
+    def build(self, image: tuple[int, int], classes: int) -> Dynamics:
+        """The dynamics of the network for images of so many pixels and so many classes."""
+        sigma = ACTIVATIONS[self.activation]
+        graph = self._network(image, classes)
+        if self.dynamics == "real-time":
+            return RealTime(graph, sigma, self.epsilon)
+        return DiscreteTime(graph, sigma)
+
+    def _network(self, image: tuple[int, int], classes: int) -> Network:
+        if self.channels:
+            return network.convolutional((*image, 1), self.channels, (*self.hidden, classes))
+        return network.chain((image[0] * image[1], *self.hidden, classes))
+
+    def rates(self, graph: Network, epoch: int) -> dict[str, float]:
+        """The learning rate of each parameter in an epoch, counted from 0."""
+        rates: dict[str, float] = {}
+        for c, rate in zip(graph.connections, self.learning_rates, strict=True):
+            rates[c.name] = rates[f"b{c.post}"] = rate * self.rate_decay**epoch
+        return rates
+
+    def to_the_letter(self) -> "Experiment":
+        """The same as published: T and K synchronous steps."""
+        return replace(self, schedule="synchronous", omega=1.0, tol=0.0)
+
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            name="p-1h",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512,),
+            learning_rates=(0.08, 0.04),
+            free_steps=30,
+            nudged_steps=10,
+            beta=0.1,
+            epochs=30,
+            omega=1.2,
+            source="[1]; T and K are the lower ends of its 30-40 and 10-15",
+        ),
+        Experiment(
+            name="p-2h",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512, 512),
+            learning_rates=(0.2, 0.05, 0.005),
+            free_steps=100,
+            nudged_steps=20,
+            beta=0.5,
+            epochs=50,
+            omega=1.4,
+            source="[1]",
+        ),
+        Experiment(
+            name="p-3h",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512, 512, 512),
+            learning_rates=(0.2, 0.05, 0.01, 0.002),
+            free_steps=180,
+            nudged_steps=20,
+            beta=0.5,
+            epochs=100,
+            omega=1.5,
+            source="[1]",
+        ),
+        Experiment(
+            name="eb-1h",
+            dynamics="real-time",
+            activation="sigmoid",
+            hidden=(512,),
+            learning_rates=(0.1, 0.05),
+            free_steps=100,
+            nudged_steps=12,
+            beta=0.5,
+            epsilon=0.2,
+            epochs=30,
+            source="[1]",
+        ),
+        Experiment(
+            name="eb-2h",
+            dynamics="real-time",
+            activation="sigmoid",
+            hidden=(512, 512),
+            learning_rates=(0.4, 0.1, 0.01),
+            free_steps=400,
+            nudged_steps=40,
+            beta=0.5,
+            epsilon=0.2,
+            epochs=50,
+            source="[1]",
+        ),
+        Experiment(
+            name="conv",
+            dynamics="discrete-time",
+            activation="hard_sigmoid",
+            channels=(32, 64),
+            hidden=(),
+            learning_rates=(0.2, 0.05, 0.02),
+            rate_decay=0.85,
+            free_steps=28,
+            nudged_steps=10,
+            beta=0.4,
+            estimate="centered",
+            epochs=10,
+            omega=1.2,
+            tol=1e-2,
+            threads=2,
+            source="[1] for the layers, β and K; the estimate, T, rates and schedule are ours",
+        ),
+    )
+}
