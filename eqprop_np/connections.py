@@ -17,7 +17,10 @@ States are batch first: (B, n) or (B, H, W, C). ``switches`` is None where there
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
+
+import numpy as np
 
 from eqprop_np import convolution
 from eqprop_np.activations import Array
@@ -33,6 +36,9 @@ def _flat(s: Array) -> Array:
 class Dense:
     """All-to-all: φ = s^post · (s^pre w), with w of shape (n_pre, n_post).
 
+    Its drives are computed transposed, neurons × batch: with a batch much smaller than a layer, that
+    is the way round in which BLAS is fast in both directions.
+
     Parameters
     ----------
     pre, post : indices of the two layers.
@@ -45,7 +51,7 @@ class Dense:
     post_shape: Shape
     pools = False
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"w{self.pre}-{self.post}"
 
@@ -63,11 +69,11 @@ class Dense:
 
     def to_post(self, w: Array, pre: Array, switches: None = None) -> tuple[Array, None]:
         """∂φ/∂s^post = s^pre w, and no switches."""
-        return (_flat(pre) @ w).reshape(-1, *self.post_shape), None
+        return (w.T @ _flat(pre).T).T.reshape(-1, *self.post_shape), None
 
     def to_pre(self, w: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂s^pre = s^post wᵀ."""
-        return (_flat(post) @ w.T).reshape(-1, *self.pre_shape)
+        return (w @ _flat(post).T).T.reshape(-1, *self.pre_shape)
 
     def gradient(self, pre: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂w = (s^pre)ᵀ s^post, summed over the batch."""
@@ -123,7 +129,7 @@ class ConvPool:
     def _convolved(self, size: int) -> int:
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
-    @property
+    @cached_property
     def name(self) -> str:
         return f"w{self.pre}-{self.post}"
 
@@ -147,13 +153,24 @@ class ConvPool:
 
     def to_post(self, w: Array, pre: Array, switches: Array | None = None) -> tuple[Array, Array]:
         """∂φ/∂s^post = P(w ⋆ s^pre), and the switches of P: those given, or where the maxima stand."""
+        if switches is None and not pre.any():  # as every phase one begins
+            return self._at_rest(pre)
         convolved = convolution.convolve(w, pre, self.stride, self.padding)
         if switches is None:
             return convolution.max_pool(convolved, self.pool)
         return convolution.pool_at(convolved, switches), switches
 
+    def _at_rest(self, pre: Array) -> tuple[Array, Array]:
+        """P(0) and its switches: all values are equal, so the first of each window counts."""
+        rows, columns, features = self.post_shape
+        switches = np.zeros((len(pre), rows, self.pool, columns, self.pool, features), bool)
+        switches[:, :, 0, :, 0] = True
+        return np.zeros((len(pre), *self.post_shape), pre.dtype), switches
+
     def to_pre(self, w: Array, post: Array, switches: Array) -> Array:
         """∂φ/∂s^pre = w ⋆ᵀ P⁻¹(s^post)."""
+        if not post.any():
+            return np.zeros((len(post), *self.pre_shape), post.dtype)
         unpooled = convolution.unpool(post, switches)
         return convolution.convolve_transpose(w, unpooled, self.pre_shape, self.stride, self.padding)
 

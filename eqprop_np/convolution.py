@@ -3,13 +3,15 @@
 Images are (B, H, W, C): batch, height, width, channels. Kernels are (k, k, C, D). As everywhere
 in this field, "convolution" slides the kernel without flipping it.
 
-`im2col` copies every patch under the kernel into a row, so that the convolution, its transpose and
-its weight gradient are one matrix product each:
+`im2col` copies every patch under the kernel into a row. With the kernel as a matrix W of shape
+(k·k·C, D), the convolution and its two adjoints are matrix products:
 
     w ⋆ s    = im2col(s) · W          forward
-    w ⋆ᵀ u   = col2im(u · Wᵀ)         its adjoint with respect to s
-    u ⋆ s    = im2col(s)ᵀ · u         its adjoint with respect to w
+    w ⋆ᵀ u   = im2colᵀ(u · Wᵀ)        the adjoint of s ↦ w ⋆ s
+    u ⋆ s    = im2col(s)ᵀ · u         the adjoint of w ↦ w ⋆ s
 """
+
+from functools import reduce
 
 import numpy as np
 
@@ -24,43 +26,48 @@ def im2col(s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
     return np.ascontiguousarray(patches[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3))
 
 
-def col2im(patches: Array, shape: tuple[int, int, int], stride: int = 1, padding: int = 0) -> Array:
-    """The adjoint of `im2col`: add the patches (B, H', W', k, k, C) back into images (B, \\*shape)."""
-    batch, rows, columns, kernel, _, channels = patches.shape
-    height, width = shape[0] + 2 * padding, shape[1] + 2 * padding
-    # First down the height, where a row of k·C numbers is moved at once, then along the width.
-    bands = np.zeros((batch, height, columns, kernel, channels), patches.dtype)
-    for i in range(kernel):
-        bands[:, i : i + stride * rows : stride] += patches[:, :, :, i]
-    images = np.zeros((batch, height, width, channels), patches.dtype)
-    for j in range(kernel):
-        images[:, :, j : j + stride * columns : stride] += bands[:, :, :, j]
-    return images[:, padding : height - padding, padding : width - padding]
-
-
 def convolve(w: Array, s: Array, stride: int = 1, padding: int = 0) -> Array:
     """w ⋆ s: (k, k, C, D), (B, H, W, C) → (B, H', W', D)."""
     patches = im2col(s, w.shape[0], stride, padding)
-    shape = patches.shape[:3]
-    rows = patches.reshape(np.prod(shape), -1)
-    return (rows @ w.reshape(-1, w.shape[-1])).reshape(*shape, w.shape[-1])
+    features = w.shape[-1]
+    rows = patches.reshape(-1, w.size // features)
+    return (rows @ w.reshape(-1, features)).reshape(*patches.shape[:3], features)
 
 
 def convolve_transpose(
     w: Array, u: Array, shape: tuple[int, int, int], stride: int = 1, padding: int = 0
 ) -> Array:
-    """w ⋆ᵀ u, the adjoint of s ↦ w ⋆ s: (k, k, C, D), (B, H', W', D) → (B, \\*shape)."""
+    """w ⋆ᵀ u, the adjoint of s ↦ w ⋆ s: (k, k, C, D), (B, H', W', D) → (B, H, W, C) = (B, …shape).
+
+    The adjoint of `im2col` alone would move k² copies of the image. So only the width is unfolded: a row
+    h of the image hears the rows r of u with 0 ≤ h − r·stride < k, which lie side by side in memory, and
+    one product of these with the kernel rows h − r·stride does for all of them.
+    """
     kernel, _, channels, features = w.shape
-    rows = u.reshape(-1, features) @ w.reshape(-1, features).T
-    patches = rows.reshape(*u.shape[:3], kernel, kernel, channels)
-    return col2im(patches, shape, stride, padding)
+    batch, rows, columns, _ = u.shape
+    height, width = shape[0] + 2 * padding, shape[1] + 2 * padding
+    strips = np.ascontiguousarray(u.transpose(0, 2, 1, 3)).reshape(batch * columns, rows * features)
+    flipped = np.ascontiguousarray(w[::-1].transpose(0, 3, 1, 2)).reshape(kernel, features, -1)
+    bands = np.zeros((height, batch * columns, kernel * channels), u.dtype)
+    for h in range(height):
+        first, last = max(0, -((kernel - 1 - h) // stride)), min(rows, h // stride + 1)
+        if first < last:
+            start = kernel - 1 - h + first * stride
+            taps = flipped[start::stride][: last - first].reshape(-1, kernel * channels)
+            np.matmul(strips[:, first * features : last * features], taps, out=bands[h])
+    images = np.zeros((height, batch, width, channels), u.dtype)
+    for j in range(kernel):  # fold along the width
+        band = bands.reshape(height, batch, columns, kernel, channels)[:, :, :, j]
+        images[:, :, j : j + stride * columns : stride] += band
+    images = images.transpose(1, 0, 2, 3)
+    return images[:, padding : height - padding, padding : width - padding]
 
 
 def convolve_weight(u: Array, s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
     """u ⋆ s, the adjoint of w ↦ w ⋆ s, summed over the batch: (B, H', W', D), (B, H, W, C) → (k, k, C, D)."""
     patches = im2col(s, kernel, stride, padding)
     features = u.shape[-1]
-    rows = patches.reshape(np.prod(patches.shape[:3]), -1)
+    rows = patches.reshape(u.size // features, -1)
     return (rows.T @ u.reshape(-1, features)).reshape(kernel, kernel, s.shape[-1], features)
 
 
@@ -84,7 +91,8 @@ def max_pool(a: Array, window: int) -> tuple[Array, Array]:
         True at one place of each window: the maximum, the first in reading order among equals.
     """
     tiles = _windows(a, window)
-    value = tiles.max(axis=(2, 4))
+    places = [tiles[:, :, i, :, j] for i in range(window) for j in range(window)]
+    value = reduce(np.maximum, places[1:], places[0])
     switches = tiles == value[:, :, None, :, None]
     if np.count_nonzero(switches) > value.size:  # a tie somewhere
         _keep_first(switches)

@@ -41,7 +41,7 @@ class DiscreteTime:
         """What the other layers, and Φ, see of a layer: here its state."""
         return s
 
-    def update(self, s: Array, rates: Array, drive: Array, force: Array | None) -> Array:
+    def update(self, s: Array, drive: Array, force: Array | None) -> Array:
         """A layer's next state from ``drive`` = ∂Φ/∂s^n, which it overwrites, and the nudge's force."""
         new = self.sigma.value(drive, out=drive)
         if force is not None:
@@ -74,7 +74,7 @@ class RealTime:
         """What the other layers, and Φ, see of a layer: ρ(s)."""
         return self.sigma.value(s)
 
-    def update(self, s: Array, rates: Array, drive: Array, force: Array | None) -> Array:
+    def update(self, s: Array, drive: Array, force: Array | None) -> Array:
         """A layer's next state from ``drive`` = ∂Φ/∂ρ^n, which it overwrites, and the nudge's force."""
         new = drive
         new *= self.sigma.derivative(s)
@@ -147,7 +147,7 @@ def relax(
     schedule : "synchronous" is Eq. (1) to the letter, all layers at once. "alternating" updates the
         odd layers, then the even ones, as one step: in a layered network the synchronous iteration
         is two interleaved chains that never meet, and this follows one of them, two synchronous
-        steps at a time, to the same steady states.
+        steps at a time, to the same steady states. A nudged phase begins with the output's group.
     omega : over-relaxation: move each layer ω times as far as the dynamics would. The steady states
         stay; for 1 < ω < 2 the alternating schedule often needs half as many steps (Notes).
     tol : stop when the residual is at most this; None or 0 takes every step.
@@ -169,7 +169,7 @@ def relax(
     state = list(network.zeros(len(clamped.x), clamped.x.dtype) if s is None else s)
     rates = [dynamics.rates(value) for value in state]
     switches = {} if switches is None else switches
-    groups = (tuple(network.layers),) if schedule == "synchronous" else network.colours
+    groups = _groups(network, schedule, nudged=nudge is not None)
     residuals: list[float] = []
     states = [tuple(state)]
     while len(residuals) < steps and not (tol and residuals and residuals[-1] <= tol):
@@ -177,15 +177,18 @@ def relax(
             drives, switches = network.drives(theta, rates, clamped.drive, switches, group)
             before = [state[n - 1] for n in group]
             for n in group:
-                new = _update(dynamics, n, state, rates, drives[n], nudge)
+                old = state[n - 1]
+                force = (
+                    -nudge.beta * cost_derivative(old, nudge.target) if nudge and n == network.depth else None
+                )
+                new = dynamics.update(old, drives[n], force)
                 if omega != 1:
-                    new -= state[n - 1]
+                    new -= old
                     new *= omega
-                    new += state[n - 1]
-                state[n - 1] = new
-            for n in group:
-                rates[n - 1] = dynamics.rates(state[n - 1])
-        residuals.append(_largest_move(before, [state[n - 1] for n in group]))
+                    new += old
+                state[n - 1], rates[n - 1] = new, dynamics.rates(new)
+        moves = (np.abs(state[n - 1] - old).max() for n, old in zip(group, before, strict=True))
+        residuals.append(float(max(moves)))
         if trajectory:
             states.append(tuple(state))
     if schedule == "synchronous" and any(c.pools for c in network.recurrent):
@@ -200,19 +203,10 @@ def relax(
     )
 
 
-def _update(
-    dynamics: Dynamics,
-    n: int,
-    state: Sequence[Array],
-    rates: Sequence[Array],
-    drive: Array,
-    nudge: Nudge | None,
-) -> Array:
-    s, force = state[n - 1], None
-    if nudge is not None and n == len(state):
-        force = -nudge.beta * cost_derivative(s, nudge.target)
-    return dynamics.update(s, rates[n - 1], drive, force)
-
-
-def _largest_move(before: Sequence[Array], after: Sequence[Array]) -> float:
-    return max(float(np.abs(b - a).max()) for a, b in zip(before, after, strict=True))
+def _groups(network: Network, schedule: Schedule, nudged: bool) -> Sequence[tuple[int, ...]]:
+    """The layers that move together, in the order in which they do."""
+    if schedule == "synchronous":
+        return (tuple(network.layers),)
+    first, second = network.colours
+    # News comes from the input, and in the second phase from the output: whoever hears it first moves first.
+    return (second, first) if nudged and network.depth in second else (first, second)

@@ -35,7 +35,8 @@ class Experiment:
     rate_decay : the factor on every rate from one epoch to the next.
     free_steps, nudged_steps, beta, estimate, schedule, omega, tol : see `eqprop_np.rules.Phases`.
     epsilon : the Euler step of real-time dynamics; without a meaning in discrete time.
-    threads : halves, thirds, … of a batch to compute side by side, each with one BLAS thread.
+    augment : shift each training image by up to so many pixels, at random; 0 for none.
+    workers : processes that share each batch, each with one BLAS thread; 1 for none but this one.
     source : where the numbers come from.
 
     Raises
@@ -63,7 +64,8 @@ class Experiment:
     epsilon: float = 0.2
     batch_size: int = 20
     rate_decay: float = 1.0
-    threads: int = 1
+    augment: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         connections = len(self.channels) + len(self.hidden) + 1
@@ -71,9 +73,11 @@ class Experiment:
             raise ValueError(
                 f"{len(self.learning_rates)} learning rates for {connections} connections: give one for each"
             )
-        for name in ("epochs", "batch_size", "threads", "epsilon", "rate_decay"):
+        for name in ("epochs", "batch_size", "workers", "epsilon", "rate_decay"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
+        if self.augment < 0:
+            raise ValueError(f"augment = {self.augment} must not be negative")
         for name in ("hidden", "channels", "learning_rates"):
             if any(value <= 0 for value in getattr(self, name)):
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive")
@@ -152,7 +156,7 @@ EXPERIMENTS = {
             nudged_steps=20,
             beta=0.5,
             epochs=100,
-            omega=1.5,
+            omega=1.6,
             source="[1]",
         ),
         Experiment(
@@ -190,14 +194,14 @@ EXPERIMENTS = {
             learning_rates=(0.2, 0.05, 0.02),
             rate_decay=0.85,
             free_steps=28,
-            nudged_steps=10,
+            nudged_steps=8,
             beta=0.4,
             estimate="centered",
             epochs=10,
             omega=1.2,
             tol=1e-2,
-            threads=2,
-            source="[1] for the layers, β and K; the estimate, T, rates and schedule are ours",
+            workers=2,
+            source="[1] for the layers and β; the estimate, T, K, rates and their decay are ours",
         ),
     )
 }

@@ -116,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--nudged-steps", type=int, default=argparse.SUPPRESS, metavar="K", help="in synchronous steps")
     add("--beta", type=float, default=argparse.SUPPRESS)
     add("--epsilon", type=float, default=argparse.SUPPRESS, help="Euler step of real time")
-    add("--threads", type=int, default=argparse.SUPPRESS, help="pieces of a batch to compute side by side")
+    add(
+        "--augment", type=int, nargs="?", const=2, default=argparse.SUPPRESS, metavar="PIXELS",
+        help="shift training images at random by up to so many pixels, 2 if no number is given",
+    )  # fmt: skip
+    add("--workers", type=int, default=argparse.SUPPRESS, help="processes that share each batch")
     return parser
 
 
@@ -211,7 +215,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     experiment = configuration.experiment
     if options.__dict__.get("preset", experiment.name) != experiment.name:
         raise BadInput(f"{options.evaluate} is of preset {experiment.name}, not {options.preset}")
-    with parallel(experiment.threads) as run:
+    with parallel(experiment.workers) as run:
         error = evaluate(experiment.phases, _dynamics(configuration), progress.theta, test, run)
     print(f"{experiment.name} on {configuration.dataset}: test error {error:.2f} %")
 

@@ -12,7 +12,7 @@ the bias of layer 2 (one number per neuron, or per channel of an image).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -196,8 +196,8 @@ class Network:
             difference that Eq. (2) wants.
         """
         result: Theta = {}
-        scaled = [tuple((a / len(x)) * value for value in s) for a, s, _ in terms]
-        total = [sum(values[1:], start=values[0]) for values in zip(*scaled, strict=True)]
+        scaled = [[(a / len(x)) * value for value in s] for a, s, _ in terms]
+        total = [reduce(np.add, values) for values in zip(*scaled, strict=True)]
         for c in self.inputs:
             # φ is linear in s^post, and x is the same in each term: one product does for all.
             result[c.name] = c.gradient(x, total[c.post - 1], terms[0][2].get(c.name))
@@ -206,9 +206,10 @@ class Network:
                 c.gradient(s[c.pre - 1], values[c.post - 1], switches.get(c.name))
                 for (_, s, switches), values in zip(terms, scaled, strict=True)
             ]
-            result[c.name] = sum(gradients[1:], start=gradients[0])
+            result[c.name] = reduce(np.add, gradients)
         for n in self.layers:
-            result[f"b{n}"] = total[n - 1].reshape(-1, self.shapes[n][-1]).sum(axis=0)
+            axes = tuple(range(total[n - 1].ndim - 1))
+            result[f"b{n}"] = total[n - 1].sum(axis=axes)
         return result
 
 

@@ -3,21 +3,23 @@
 Nothing here knows of files: a run's whole state is a `Progress`, which `eqprop_np.checkpoint` writes.
 """
 
+import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import Experiment
 from eqprop_np.network import Theta
-from eqprop_np.rules import RULES, Phases, Update
+from eqprop_np.rules import RULES, Phases
 from eqprop_np.rules.phases import free_phase
 
 EVALUATION_BATCH = 250
@@ -40,10 +42,21 @@ class Samples:
     def __getitem__(self, chosen: Any) -> "Samples":
         return Samples(self.images[chosen], self.labels[chosen])
 
+    def shifted(self, pixels: int, rng: np.random.Generator) -> "Samples":
+        """Each image moved by up to so many pixels in each direction, at random; black moves in."""
+        height, width = self.images.shape[1:]
+        margin = (pixels, pixels)
+        windows = sliding_window_view(
+            np.pad(self.images, ((0, 0), margin, margin)), (height, width), axis=(1, 2)
+        )
+        down, right = rng.integers(0, 2 * pixels + 1, (2, len(self)))
+        return Samples(windows[np.arange(len(self)), down, right], self.labels)
+
     def inputs(self, dynamics: Dynamics) -> Array:
         """x: pixels in [0, 1], in the shape of the network's input layer."""
-        pixels = self.images.reshape(len(self), *dynamics.network.shapes[0])
-        return pixels.astype(np.float32) / np.float32(255)
+        x = self.images.reshape(len(self), *dynamics.network.shapes[0]).astype(np.float32)
+        x /= 255
+        return x
 
     def targets(self, dynamics: Dynamics) -> Array:
         """y: one-hot."""
@@ -120,7 +133,7 @@ def train(
     Diverged
         When the output, or at an epoch's end a parameter, is not finite.
     """
-    with parallel(experiment.threads) as run:
+    with parallel(experiment.workers) as run:
         while progress.epoch < experiment.epochs:
             if not _epoch(experiment, dynamics, training, progress, run, on_batch):
                 return False
@@ -147,8 +160,12 @@ def _epoch(
     while progress.batch * size < len(training):
         start = time.perf_counter()
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
+        if experiment.augment:
+            batch = batch.shifted(experiment.augment, progress.rng)
         phases = experiment.phases.draw(progress.rng)
-        gradient, output, steps = _gradient(experiment.rule, dynamics, progress.theta, batch, phases, run)
+        gradient, output, steps = batch_gradient(
+            experiment.rule, dynamics, progress.theta, batch, phases, run
+        )
         if not np.isfinite(output).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
@@ -197,53 +214,69 @@ def _wrong(output: Array, batch: Samples) -> int:
 # ---- one batch, in one piece or side by side
 
 
-Run = Callable[[Callable[[Samples], Any], Samples], list[Any]]
+Run = Callable[..., list[Any]]
 
 
 @contextmanager
-def parallel(threads: int) -> Iterator[Run]:
-    """A function that cuts samples into ``threads`` pieces and maps another over them, side by side.
+def parallel(workers: int) -> Iterator[Run]:
+    """A function ``run(f, samples, *arguments)`` that cuts samples into pieces and maps f over them.
 
-    NumPy releases the interpreter's lock in its loops, so that pieces of some milliseconds do run
-    side by side, and then one BLAS thread for each is best. With one thread, BLAS is left as it is.
+    More than one worker are processes, each with one BLAS thread. (Threads would wait for one another
+    at every small array operation.) One worker is this process, and BLAS is left as it is.
     """
-    if threads == 1:
-        yield lambda function, samples: [function(samples)]
+    if workers == 1:
+        yield lambda function, samples, *arguments: [function(samples, *arguments)]
         return
 
-    def run(function: Callable[[Samples], Any], samples: Samples) -> list[Any]:
-        pieces = [piece for piece in np.array_split(np.arange(len(samples)), threads) if len(piece)]
-        return list(pool.map(function, [samples[piece] for piece in pieces]))
+    def run(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
+        pieces = np.array_split(np.arange(len(samples)), min(workers, len(samples)))
+        futures = [pool.submit(function, samples[piece], *arguments) for piece in pieces]
+        return [future.result() for future in futures]
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
         yield run
 
 
-def _gradient(
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threadpool_limits(1, "blas")
+
+
+class Part(NamedTuple):
+    """A rule's answer for one piece of a batch."""
+
+    gradient: Theta
+    output: Array
+    steps: int
+
+
+def _part(samples: Samples, rule: str, dynamics: Dynamics, theta: Theta, phases: Phases) -> Part:
+    update = RULES[rule](dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
+    return Part(update.gradient, update.free.state[-1], update.free.steps)
+
+
+def batch_gradient(
     rule: str, dynamics: Dynamics, theta: Theta, batch: Samples, phases: Phases, run: Run
 ) -> tuple[Theta, Array, float]:
     """dL/dθ over the batch, the first phase's output, and its mean number of steps."""
-
-    def part(samples: Samples) -> Update:
-        return RULES[rule](dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
-
-    updates = run(part, batch)
-    outputs = [update.free.state[-1] for update in updates]
-    gradient = updates[0].gradient
-    if len(updates) > 1:  # a mean over the batch is the weighted mean of its pieces' means
-        for name, g in gradient.items():
-            g *= len(outputs[0]) / len(batch)
-            for update, output in zip(updates[1:], outputs[1:], strict=True):
-                g += update.gradient[name] * (len(output) / len(batch))
-    return gradient, np.concatenate(outputs), float(np.mean([update.free.steps for update in updates]))
+    parts = run(_part, batch, rule, dynamics, theta, phases)
+    if len(parts) == 1:
+        return parts[0]
+    shares = [len(part.output) / len(batch) for part in parts]
+    gradient = {
+        name: sum(share * part.gradient[name] for share, part in zip(shares, parts, strict=True))
+        for name in theta
+    }
+    return gradient, np.concatenate([part.output for part in parts]), float(np.mean([p.steps for p in parts]))
 
 
 def evaluate(phases: Phases, dynamics: Dynamics, theta: Theta, samples: Samples, run: Run) -> float:
     """The error in percent: how often the largest output at the first steady state is not the label's."""
-
-    def wrong(batch: Samples) -> int:
-        _, free = free_phase(dynamics, theta, batch.inputs(dynamics), phases)
-        return _wrong(free.state[-1], batch)
-
     chunks = (samples[i : i + EVALUATION_BATCH] for i in range(0, len(samples), EVALUATION_BATCH))
-    return 100 * sum(sum(run(wrong, chunk)) for chunk in chunks) / len(samples)
+    wrong = sum(sum(run(_count_wrong, chunk, dynamics, theta, phases)) for chunk in chunks)
+    return 100 * wrong / len(samples)
+
+
+def _count_wrong(samples: Samples, dynamics: Dynamics, theta: Theta, phases: Phases) -> int:
+    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
+    return _wrong(free.state[-1], samples)

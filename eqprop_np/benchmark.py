@@ -1,0 +1,160 @@
+"""How fast: ``python -m eqprop_np.benchmark`` prints the cost of an epoch of each preset.
+
+Costs are in mm: the time of one 2048 × 2048 × 2048 float32 matrix product on the same machine with all
+its cores. Machines differ, and a shared one differs from minute to minute; the ratio stays.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from eqprop_np.datasets import DataError, load
+from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.network import Theta
+from eqprop_np.training import Run, Samples, batch_gradient, parallel, sgd
+
+CHUNK = 10  # batches timed at once, between two measurements of mm
+
+
+class Timed(np.ndarray):
+    """An array that adds up the time spent in matrix products: its own, and those of all made from it."""
+
+    seconds = 0.0
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        plain = [a.view(np.ndarray) if isinstance(a, Timed) else a for a in inputs]
+        if "out" in kwargs:
+            kwargs["out"] = tuple(a.view(np.ndarray) if isinstance(a, Timed) else a for a in kwargs["out"])
+        start = time.perf_counter()
+        result = getattr(ufunc, method)(*plain, **kwargs)
+        if ufunc is np.matmul:
+            Timed.seconds += time.perf_counter() - start
+        return result.view(Timed) if isinstance(result, np.ndarray) else result
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured of an experiment.
+
+    Attributes
+    ----------
+    mm_per_epoch : the cost of 60,000 training images.
+    free_steps : mean steps of the first phase.
+    products : the share of the time that is spent in matrix products.
+    """
+
+    mm_per_epoch: float
+    free_steps: float
+    products: float
+
+
+def matrix_product() -> float:
+    """The time of one 2048³ float32 matrix product, in seconds: the best of five."""
+    a = np.ones((2048, 2048), np.float32)
+    b, out, times = a.copy(), a.copy(), []
+    for _ in range(5):
+        start = time.perf_counter()
+        np.matmul(a, b, out=out)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
+    """Train for ``warm_up`` batches, then time ``batches`` more."""
+    dynamics = experiment.build(samples.images.shape[1:], int(samples.labels.max()) + 1)
+    theta = dynamics.network.init(np.random.default_rng(0))
+    steps: list[float] = []
+    times: list[float] = []
+    units: list[float] = []
+    with parallel(experiment.workers) as run:
+        _batches(experiment, dynamics, theta, samples, range(warm_up), run)
+    for first in range(warm_up, warm_up + batches, CHUNK):
+        units.append(matrix_product())
+        with parallel(experiment.workers) as run:
+            start = time.perf_counter()
+            steps += _batches(experiment, dynamics, theta, samples, range(first, first + CHUNK), run)
+            times.append((time.perf_counter() - start) / CHUNK)
+    epoch = -(-60_000 // experiment.batch_size) * median(times) / median(units)
+    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples, median(times)))
+
+
+def _share(
+    experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, seconds_per_batch: float
+) -> float:
+    """The share of matrix products in the time of a batch."""
+    timed = {name: value.view(Timed) for name, value in theta.items()}
+    images = Samples(samples.images.view(Timed), samples.labels)
+    Timed.seconds = 0.0
+    with parallel(experiment.workers) as run:
+        _batches(experiment, dynamics, timed, images, range(CHUNK), run)
+    return Timed.seconds / (CHUNK * experiment.workers * seconds_per_batch)
+
+
+def _batches(
+    experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, numbers: range, run: Run
+) -> list[float]:
+    """Train on these batches, writing into ``theta``; returns the first phases' steps."""
+    rng = np.random.default_rng(0)
+    rates = experiment.rates(dynamics.network, 0)
+    steps = []
+    for number in numbers:
+        chosen = np.arange(number * experiment.batch_size, (number + 1) * experiment.batch_size)
+        phases = experiment.phases.draw(rng)
+        batch = samples[chosen % len(samples)]
+        gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases, run)
+        sgd(theta, gradient, rates)
+        steps.append(taken)
+    return steps
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eqprop_np.benchmark",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("presets", nargs="*", default=list(EXPERIMENTS), help="which")
+    parser.add_argument("--data", default="auto", help="as in eqprop_np.mnist")
+    parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches to time")
+    parser.add_argument("--warm-up", type=int, default=200, metavar="N", help="batches to train before that")
+    parser.add_argument("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
+    options = parser.parse_args(arguments)
+    try:
+        dataset = load(options.data)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    samples = Samples(dataset.train_images, dataset.train_labels)
+    print(f"on {dataset.name}; 1 mm = {1000 * matrix_product():.0f} ms now")
+    print(f"{'preset':10} {'mm per epoch':>12} {'free steps':>10} {'in products':>11}")
+    for name in options.presets:
+        _row(name, measure(EXPERIMENTS[name], samples, options.batches, options.warm_up))
+    if not options.no_letter:
+        _compare_dynamics(samples, options.batches // 5)
+    return 0
+
+
+def _row(name: str, cost: Cost) -> None:
+    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.free_steps:10.1f} {cost.products:11.0%}", flush=True)
+
+
+def _compare_dynamics(samples: Samples, batches: int) -> None:
+    """The abstract's factor of 5 to 8: real time against discrete time, both to the letter."""
+    print("to the letter (T and K synchronous steps):")
+    for pair in (("eb-1h", "p-1h"), ("eb-2h", "p-2h")):
+        costs = [measure(EXPERIMENTS[name].to_the_letter(), samples, batches, 0) for name in pair]
+        for name, cost in zip(pair, costs, strict=True):
+            _row(name, cost)
+        print(f"{pair[0]} / {pair[1]} = {costs[0].mm_per_epoch / costs[1].mm_per_epoch:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

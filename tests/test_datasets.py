@@ -1,0 +1,825 @@
+"""The data sets: what the reader takes and refuses, where `load` looks, and what the glyphs are.
+
+No test touches the network or the user's cache: the mirrors are local servers with a tiny set that
+stands for MNIST. The tests at the end read the real one, if EQPROP_NP_DATA names it.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import threading
+import time
+import tracemalloc
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eqprop_np import datasets
+from eqprop_np.datasets import DataError, Dataset, glyphs, load, read_idx
+
+MNIST = os.environ.get("EQPROP_NP_DATA")
+MIRRORS = datasets.MIRRORS
+Patch = pytest.MonkeyPatch
+Payloads = dict[str, bytes]
+FILES = tuple(datasets.SHA256)
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The IDX file of an array."""
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(np.uint8).tobytes()
+
+
+def tiny(seed: int = 0, size: tuple[int, int] = (3, 4), classes: int = 5) -> Payloads:
+    """The payloads of a small data set with two training images and one test image per class."""
+    rng = np.random.default_rng(seed)
+    labels = [rng.permutation(np.arange(n * classes) % classes) for n in (2, 1)]
+    images = [rng.integers(256, size=(len(y), *size)) for y in labels]
+    return dict(zip(FILES, map(idx, (images[0], labels[0], images[1], labels[1])), strict=True))
+
+
+def put(directory: Path, payloads: Payloads) -> Path:
+    """Write payloads, gzipped."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, payload in payloads.items():
+        (directory / f"{file}.gz").write_bytes(gzip.compress(payload))
+    return directory
+
+
+def refusal(action: Callable[[], object]) -> str:
+    """The message with which `action` refuses its data: one line that also says what to do."""
+    with pytest.raises(DataError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ";" in message
+    return message
+
+
+def fields(data: Dataset) -> list[bytes]:
+    """The four arrays, in a form that compares."""
+    return [
+        idx(array) for array in (data.train_images, data.train_labels, data.test_images, data.test_labels)
+    ]
+
+
+def holds(data: Dataset, payloads: Payloads) -> bool:
+    """Whether a data set is the one of the payloads."""
+    return fields(data) == [*payloads.values()]
+
+
+def cases(names: str, table: dict[str, tuple]) -> pytest.MarkDecorator:
+    """Parametrize, with a title for each case."""
+    return pytest.mark.parametrize(names, table.values(), ids=table.keys())
+
+
+def files_under(directory: Path) -> list[str]:
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
+
+
+CACHED = ["eqprop_np", "eqprop_np/mnist", *sorted(f"eqprop_np/mnist/{f}.gz" for f in FILES)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
+    """An empty cache, repository and working directory, and no mirrors."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("EQPROP_NP_DATA", raising=False)
+    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "repository" / "package" / "module"))
+    monkeypatch.setattr(datasets, "MIRRORS", ())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fake_mnist(monkeypatch: Patch) -> Payloads:
+    """A tiny set whose checksums pass for MNIST's."""
+    payloads = tiny()
+    digests = {file: hashlib.sha256(payload).hexdigest() for file, payload in payloads.items()}
+    monkeypatch.setattr(datasets, "SHA256", digests)
+    return payloads
+
+
+# --- The IDX reader
+
+
+@pytest.mark.parametrize("shape", [(1,), (300,), (1, 1, 1), (2, 3, 4), (5, 1, 2)])
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["array", "array.gz"])
+def test_reads_gzipped_and_raw_whatever_the_name(
+    tmp_path: Path, shape: tuple[int, ...], zipped: bool, name: str
+) -> None:
+    array = np.random.default_rng(0).integers(256, size=shape)
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(idx(array)) if zipped else idx(array))
+    read = read_idx(str(path))
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == np.uint8
+    assert read.flags.writeable
+
+
+GOOD = idx(np.arange(24).reshape(2, 3, 4))
+ZIPPED = gzip.compress(GOOD)
+CORRUPT = ZIPPED[:10] + b"\xff" * 20
+
+
+@cases(
+    "content, complaint",
+    {
+        "empty file": (b"", "magic number is 0x;"),
+        "other bytes": (b"PK\3\4" + GOOD, "magic number is 0x504b0304"),
+        "floats": (b"\0\0\x0d\3" + GOOD[4:], "magic number is 0x00000d03"),
+        "two dimensions": (idx(np.ones((2, 3))), "magic number is 0x00000802"),
+        "non-zero start": (b"\1" + GOOD[1:], "magic number is 0x01000803"),
+        "header cut": (GOOD[:15], "ends within its header"),
+        "labels' header cut": (idx(np.ones(3))[:6], "ends within its header"),
+        "body cut": (GOOD[:-1], "shorter than the 24 bytes"),
+        "no body": (GOOD[:16], "shorter than the 24 bytes"),
+        "one byte more": (GOOD + b"\0", "longer than the 24 bytes"),
+        "no images": (idx(np.ones((0, 3, 4))), "announces 0 bytes"),
+        "no labels": (idx(np.ones(0)), "announces 0 bytes"),
+        "no pixels": (idx(np.ones((2, 0, 4))), "announces 0 bytes"),
+        "huge": (b"\0\0\x08\3" + b"\xff" * 12, "announces"),
+        "negative": (b"\0\0\x08\3" + b"\xff" * 8 + b"\0\0\0\1\0", "announces"),
+        "a little too huge": (b"\0\0\x08\1\x40\0\0\1", "announces 1073741825 bytes"),
+        "zipped, body cut": (gzip.compress(GOOD[:-1]), "shorter than the 24 bytes"),
+        "zipped, one byte more": (gzip.compress(GOOD + b"\0"), "longer than the 24 bytes"),
+        "stream cut": (ZIPPED[:-9], "cannot be read"),
+        "stream's trailer cut": (ZIPPED[:-1], "cannot be read"),
+        "stream's header cut": (ZIPPED[:5], "cannot be read"),
+        "wrong CRC": (ZIPPED[:-8] + bytes([ZIPPED[-8] ^ 1]) + ZIPPED[-7:], "cannot be read"),
+        "bad deflate": (CORRUPT, "cannot be read"),
+        "dirt after the stream": (ZIPPED + b"dirt", "cannot be read"),
+        "zipped twice": (gzip.compress(ZIPPED), "magic number is 0x1f8b"),
+    },
+)
+def test_refuses_files_that_are_not_whole_idx(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "some-idx"
+    path.write_bytes(content)
+    message = refusal(lambda: read_idx(path))
+    assert complaint in message
+    assert message.startswith(f"{path}: ")
+
+
+def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
+    assert "No such file" in refusal(lambda: read_idx(tmp_path / "absent"))
+    assert "cannot be read" in refusal(lambda: read_idx(tmp_path))
+
+
+def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    path.write_bytes(gzip.compress(GOOD + bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        assert "longer" in refusal(lambda: read_idx(path))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+# --- A directory of the user's
+
+
+@pytest.mark.parametrize("size", [(3, 4), (28, 28), (1, 1)])
+@pytest.mark.parametrize("classes", [2, 10, 47, 256])
+def test_a_directory_of_any_size_and_classes(tmp_path: Path, size: tuple[int, int], classes: int) -> None:
+    payloads = tiny(size=size, classes=classes)
+    data = load(str(put(tmp_path / "fashion", payloads)))
+    assert data.name == "fashion"
+    assert data.classes == classes
+    assert data.train_images.shape == (2 * classes, *size)
+    assert data.test_images.shape == (classes, *size)
+    assert holds(data, payloads)
+
+
+def test_a_directory_of_raw_and_gzipped_files(tmp_path: Path) -> None:
+    payloads = tiny()
+    for i, (file, payload) in enumerate(payloads.items()):
+        name = file if i % 2 else f"{file}.gz"
+        (tmp_path / name).write_bytes(gzip.compress(payload) if i < 2 else payload)
+    assert holds(load(str(tmp_path)), payloads)
+
+
+def test_the_name_of_the_working_directory(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.chdir(put(tmp_path / "fashion", tiny()))
+    assert load(".").name == load(f"{tmp_path}/fashion/").name == "fashion"
+
+
+def test_a_directory_with_the_payloads_of_mnist_is_mnist(tmp_path: Path, fake_mnist: Payloads) -> None:
+    assert load(str(put(tmp_path / "copy", fake_mnist))).name == "mnist"
+    put(tmp_path / "copy", {TEST_LABELS: tiny(seed=1)[TEST_LABELS]})
+    assert load(str(tmp_path / "copy")).name == "copy"
+
+
+def test_a_directory_is_taken_before_what_the_environment_names(tmp_path: Path, monkeypatch: Patch) -> None:
+    monkeypatch.setenv("EQPROP_NP_DATA", str(tmp_path / "absent"))
+    assert load(str(put(tmp_path / "fashion", tiny()))).name == "fashion"
+
+
+def test_an_absent_directory(tmp_path: Path) -> None:
+    assert "no directory mnits" in refusal(lambda: load("mnits"))
+    (tmp_path / "file").touch()
+    assert "no directory" in refusal(lambda: load(str(tmp_path / "file")))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_absent_file(tmp_path: Path, file: str) -> None:
+    (put(tmp_path / "set", tiny()) / f"{file}.gz").unlink()
+    message = refusal(lambda: load(str(tmp_path / "set")))
+    assert f"{tmp_path / 'set'} lacks {file} " in message
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str) -> None:
+    (put(tmp_path / "set", tiny()) / f"{file}.gz").write_bytes(b"damaged")
+    assert f"{file}.gz: " in refusal(lambda: load(str(tmp_path / "set")))
+
+
+IMAGES_3, IMAGES_2 = np.ones((3, 2, 2)), np.ones((2, 2, 2))
+
+
+@cases(
+    "arrays, complaint",
+    {
+        "too few training labels": ((IMAGES_3, [0, 1], IMAGES_2, [0, 1]), "3 images but 2 labels"),
+        "too many test labels": ((IMAGES_2, [0, 1], IMAGES_2, [0, 1, 1]), "2 images but 3 labels"),
+        "labels for images": (([0, 1], [0, 1], IMAGES_2, [0, 1]), "mixed up"),
+        "images for labels": ((IMAGES_2, [0, 1], IMAGES_2, IMAGES_2), "mixed up"),
+        "two heights": ((IMAGES_2, [0, 1], np.ones((2, 3, 2)), [0, 1]), "(2, 2) in training but"),
+        "two widths": ((IMAGES_2, [0, 1], np.ones((2, 2, 3)), [0, 1]), "(2, 3) in the test"),
+        "a gap": ((IMAGES_3, [0, 1, 3], IMAGES_2, [0, 1]), "up to 3, but 2 is not"),
+        "no class 0": ((IMAGES_2, [1, 2], IMAGES_2, [1, 2]), "up to 2, but 0 is not"),
+        "a new class in the test": ((IMAGES_2, [0, 1], IMAGES_2, [0, 2]), "up to 2, but 2 is not"),
+        "one class": ((IMAGES_2, [0, 0], IMAGES_2, [0, 0]), "up to 1, but 1 is not"),
+    },
+)
+def test_refuses_arrays_that_do_not_fit(tmp_path: Path, arrays: tuple, complaint: str) -> None:
+    payloads = {file: idx(np.array(array)) for file, array in zip(FILES, arrays, strict=True)}
+    message = refusal(lambda: load(str(put(tmp_path / "set", payloads))))
+    assert complaint in message
+    assert message.startswith(f"{tmp_path / 'set'}: ")
+
+
+def test_the_test_set_need_not_hold_every_class(tmp_path: Path) -> None:
+    arrays = (IMAGES_3, [2, 1, 0], IMAGES_2, [0, 0])
+    payloads = {file: idx(np.array(array)) for file, array in zip(FILES, arrays, strict=True)}
+    assert load(str(put(tmp_path / "set", payloads))).classes == 3
+
+
+# --- Where MNIST is looked for
+
+PLACES = ("named", "repository/data/mnist", "here/data/mnist", "cache/eqprop_np/mnist")
+
+
+@pytest.mark.parametrize("source", ["auto", "mnist"])
+@pytest.mark.parametrize("place", PLACES)
+def test_mnist_is_found_in_each_place(
+    tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads, source: str, place: str
+) -> None:
+    put(tmp_path / place, fake_mnist)
+    if place == "named":
+        monkeypatch.setenv("EQPROP_NP_DATA", str(tmp_path / "named"))
+    data = load(source)
+    assert data.name == "mnist"
+    assert holds(data, fake_mnist)
+
+
+def test_the_places_in_their_order(tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads) -> None:
+    put(tmp_path / PLACES[-1], fake_mnist)
+    for place, next_place in reversed([*pairwise(PLACES)]):
+        put(tmp_path / place, fake_mnist)
+        put(tmp_path / next_place, tiny(seed=1))  # which would be an error, if it came first
+        if place == "named":
+            monkeypatch.setenv("EQPROP_NP_DATA", str(tmp_path / "named"))
+        assert holds(load("mnist"), fake_mnist)
+
+
+def test_an_empty_variable_is_none(tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads) -> None:
+    monkeypatch.setenv("EQPROP_NP_DATA", "")
+    put(tmp_path / "cache/eqprop_np/mnist", fake_mnist)
+    assert load("mnist").name == "mnist"
+
+
+def test_the_cache_is_in_the_home_directory_by_default(
+    tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    put(tmp_path / "home/.cache/eqprop_np/mnist", fake_mnist)
+    assert load("mnist").name == "mnist"
+
+
+@pytest.mark.parametrize("source", ["auto", "mnist"])
+@pytest.mark.parametrize("fault", ["absent", "lacking", "other", "damaged"])
+def test_a_fault_where_the_environment_points_is_an_error(
+    tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads, source: str, fault: str
+) -> None:
+    place = tmp_path / "named"
+    put(tmp_path / "cache/eqprop_np/mnist", fake_mnist)  # which must not hide the fault
+    monkeypatch.setenv("EQPROP_NP_DATA", str(place))
+    if fault != "absent":
+        put(place, fake_mnist)
+    if fault == "lacking":
+        (place / f"{TEST_LABELS}.gz").unlink()
+    if fault == "other":
+        put(place, {TEST_LABELS: tiny(seed=1)[TEST_LABELS]})
+    if fault == "damaged":
+        (place / f"{TEST_LABELS}.gz").write_bytes(gzip.compress(fake_mnist[TEST_LABELS])[:-9])
+    message = refusal(lambda: load(source))
+    words = {"absent": "no dir", "lacking": "lacks", "other": "not MNIST's", "damaged": "be read"}
+    assert message.startswith("EQPROP_NP_DATA: ")
+    assert words[fault] in message
+    assert str(place) in message
+
+
+@pytest.mark.parametrize("root", ["repository", "here"])
+@pytest.mark.parametrize("source", ["auto", "mnist"])
+def test_a_fault_in_data_mnist_is_an_error(
+    tmp_path: Path, fake_mnist: Payloads, root: str, source: str
+) -> None:
+    place = put(tmp_path / root / "data/mnist", {TEST_LABELS: fake_mnist[TEST_LABELS]})
+    assert "lacks" in refusal(lambda: load(source))
+    put(place, tiny(seed=1))
+    assert "not MNIST's" in refusal(lambda: load(source))
+
+
+def test_a_directory_without_any_of_the_files_is_passed_over(tmp_path: Path, fake_mnist: Payloads) -> None:
+    (tmp_path / "repository/data/mnist").mkdir(parents=True)
+    (tmp_path / "repository/data/mnist/.gitkeep").touch()
+    put(tmp_path / "cache/eqprop_np/mnist", fake_mnist)
+    assert load("mnist").name == "mnist"
+
+
+def test_without_network_auto_takes_the_glyphs_and_mnist_does_not(
+    monkeypatch: Patch, cache: Path, fake_mnist: Payloads
+) -> None:
+    put(cache / "eqprop_np/mnist", tiny(seed=1))  # damaged, so that it will not do either
+    monkeypatch.setattr(datasets, "glyphs", lambda: "the glyphs")
+    assert load("auto") == load() == load("glyphs") == "the glyphs"
+    assert "EQPROP_NP_DATA" in refusal(lambda: load("mnist"))
+
+
+# --- The download
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: "Server"
+
+    def do_GET(self) -> None:
+        name = self.path.lstrip("/").removesuffix(".gz")
+        self.server.asked.append(name)
+        self.server.answer(self, name)
+
+    def send(self, content: bytes | None, length: int | None = None) -> None:
+        """A file, or 404; `length` is what the header claims, and nothing if that is 0."""
+        self.send_response(200 if content is not None else 404)
+        if length != 0:
+            self.send_header("Content-Length", str(length or len(content or b"")))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+Answer = Callable[[Handler, str], None]
+Mirror = Callable[[Answer], list[str]]
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer, self.asked = answer, []
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing: the client hangs up on a faulty answer."""
+
+
+@pytest.fixture
+def mirror(monkeypatch: Patch) -> Iterator[Mirror]:
+    """Adds a local mirror behind those there are; its requests go to the list returned."""
+    servers = []
+
+    def add(answer: Answer) -> list[str]:
+        server = Server(answer)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        monkeypatch.setattr(datasets, "MIRRORS", (*datasets.MIRRORS, url))
+        return server.asked
+
+    yield add
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def serving(payloads: Payloads) -> Answer:
+    files = {file: gzip.compress(payload) for file, payload in payloads.items()}
+    return lambda handler, name: handler.send(files.get(name))
+
+
+def silent(handler: Handler, name: str) -> None:
+    time.sleep(3)
+
+
+def stalling(handler: Handler, name: str) -> None:
+    handler.send(b"\x1f\x8b", length=1000)
+    time.sleep(3)
+
+
+def trickling(handler: Handler, name: str) -> None:
+    handler.send(b"", length=1000)
+    for _ in range(60):
+        handler.wfile.write(b"\0")
+        time.sleep(0.05)
+
+
+def endless(handler: Handler, name: str) -> None:
+    handler.send(b"", length=0)
+    for _ in range(1000):
+        handler.wfile.write(bytes(1 << 16))
+
+
+FAULTY: dict[str, tuple[Answer, str]] = {
+    "not found": (lambda handler, name: handler.send(None), "404"),
+    "another set": (serving(tiny(seed=1)), "wrong checksum"),
+    "a page to log in": (lambda handler, name: handler.send(b"<html>"), "magic number"),
+    "cut short": (lambda handler, name: handler.send(ZIPPED[:-9], length=500), "ended before"),
+    "corrupt": (lambda handler, name: handler.send(CORRUPT), "decompressing"),
+    "overlong": (endless, "more than 100000 bytes"),
+    "silent": (silent, "no answer within 0.3 seconds|timed out"),
+    "stalling": (stalling, "timed out"),
+    "trickling": (trickling, "not complete after 0.5 seconds"),
+    "hanging up": (lambda handler, name: None, ""),
+    "not HTTP": (lambda handler, name: handler.wfile.write(b"220 smtp\r\n"), "220 smtp"),
+}
+
+
+@pytest.fixture
+def hasty(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.3)
+    monkeypatch.setattr(datasets, "DEADLINE", 0.5)
+    monkeypatch.setattr(datasets, "MAX_DOWNLOAD", 100_000)
+
+
+@pytest.mark.parametrize("source", ["auto", "mnist"])
+def test_downloads_once(mirror: Mirror, cache: Path, fake_mnist: Payloads, source: str) -> None:
+    asked = mirror(serving(fake_mnist))
+    data = load(source)
+    assert data.name == "mnist"
+    assert holds(data, fake_mnist)
+    assert files_under(cache) == CACHED
+    assert holds(load(source), fake_mnist)
+    assert asked == [*FILES]
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_mirror_leaves_nothing_behind(
+    mirror: Mirror, cache: Path, fake_mnist: Payloads, fault: str
+) -> None:
+    answer, complaint = FAULTY[fault]
+    mirror(answer)
+    start = time.monotonic()
+    message = refusal(lambda: load("mnist"))
+    assert time.monotonic() - start < 2
+    assert datasets.MIRRORS[0] in message
+    assert re.search(complaint, message)
+    assert files_under(cache) == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("fault", FAULTY)
+def test_the_next_mirror_steps_in(mirror: Mirror, cache: Path, fake_mnist: Payloads, fault: str) -> None:
+    mirror(FAULTY[fault][0])
+    mirror(serving(fake_mnist))
+    assert holds(load("mnist"), fake_mnist)
+    assert files_under(cache) == CACHED
+
+
+def test_a_mirror_that_fails_at_the_last_file(mirror: Mirror, cache: Path, fake_mnist: Payloads) -> None:
+    asked = mirror(serving({**fake_mnist, TEST_LABELS: tiny(seed=1)[TEST_LABELS]}))
+    assert f"{TEST_LABELS}: wrong checksum" in refusal(lambda: load("mnist"))
+    assert asked == [*FILES]
+    assert files_under(cache) == []
+
+
+def test_no_mirror_at_all_is_told_of_each(mirror: Mirror, monkeypatch: Patch, fake_mnist: Payloads) -> None:
+    mirror(FAULTY["another set"][0])
+    mirror(FAULTY["not found"][0])
+    message = refusal(lambda: load("mnist"))
+    assert all(url in message for url in datasets.MIRRORS)
+    monkeypatch.setattr(datasets, "glyphs", lambda: "the glyphs")
+    assert load("auto") == "the glyphs"
+
+
+def test_a_look_up_that_hangs_is_given_up(monkeypatch: Patch, fake_mnist: Payloads) -> None:
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: time.sleep(3))
+    monkeypatch.setattr(datasets, "MIRRORS", ("http://one.invalid/", "http://two.invalid/"))
+    monkeypatch.setattr(datasets, "TIMEOUT", 0.2)
+    threads = set(threading.enumerate())
+    start = time.monotonic()
+    assert "no answer within 0.2 seconds" in refusal(lambda: load("mnist"))
+    assert time.monotonic() - start < 1
+    hanging = set(threading.enumerate()) - threads
+    assert len(hanging) == 2
+    assert all(thread.daemon for thread in hanging)  # none may delay the end of the program
+
+
+def test_the_real_mirrors() -> None:
+    assert len(MIRRORS) * datasets.TIMEOUT < 10  # seconds until it is clear there is no network
+    assert all(url.startswith("https://") and url.endswith("/mnist/") for url in MIRRORS)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_damaged_cache_is_renewed(mirror: Mirror, cache: Path, fake_mnist: Payloads, zipped: bool) -> None:
+    put(cache / "eqprop_np/mnist", fake_mnist)
+    good = cache / "eqprop_np/mnist" / f"{TRAIN_IMAGES}.gz"
+    damaged = good if zipped else good.with_suffix("")
+    good.unlink()
+    damaged.write_bytes(b"damaged")
+    asked = mirror(serving(fake_mnist))
+    for _ in range(2):
+        assert holds(load("mnist"), fake_mnist)
+    assert asked == [*FILES]
+
+
+def test_a_cache_that_cannot_be_written_breaks_nothing(
+    mirror: Mirror, cache: Path, fake_mnist: Payloads
+) -> None:
+    cache.write_text("not a directory")
+    mirror(serving(fake_mnist))
+    assert holds(load("mnist"), fake_mnist)
+    assert glyphs(train=10, test=1).classes == 10
+    assert cache.read_text() == "not a directory"
+
+
+def test_a_full_disk_leaves_no_halves(
+    monkeypatch: Patch, mirror: Mirror, cache: Path, fake_mnist: Payloads
+) -> None:
+    def write_half(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    mirror(serving(fake_mnist))
+    assert holds(load("mnist"), fake_mnist)
+    glyphs(train=10, test=1)
+    assert files_under(cache) == ["eqprop_np", "eqprop_np/mnist"]
+
+
+def test_nobody_sees_a_file_before_it_is_whole(
+    monkeypatch: Patch, mirror: Mirror, cache: Path, fake_mnist: Payloads
+) -> None:
+    written = []
+    write_bytes = Path.write_bytes
+
+    def note(path: Path, content: bytes) -> None:
+        written.append(path)
+        write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", note)
+    mirror(serving(fake_mnist))
+    load("mnist")
+    final = {cache / f for f in CACHED}
+    assert len(written) == 4
+    assert not final & set(written)
+    assert all(path.is_relative_to(cache / "eqprop_np/mnist") for path in written)  # same disk
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_bars_are_on_stderr_and_only_on_request(
+    mirror: Mirror, fake_mnist: Payloads, capsys: pytest.CaptureFixture[str], progress: bool
+) -> None:
+    mirror(serving(fake_mnist))
+    load("mnist", progress=progress)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [file in err for file in FILES] == [progress] * 4
+    assert ("100%" in err) is progress
+
+
+# --- The glyphs
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The default set, drawn once."""
+    with Patch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return glyphs()
+
+
+def test_glyphs_are_laid_out_like_mnist(digits: Dataset) -> None:
+    assert digits.name == "glyphs (not MNIST)"
+    assert digits.classes == 10
+    for images, labels in (
+        (digits.train_images, digits.train_labels),
+        (digits.test_images, digits.test_labels),
+    ):
+        assert images.dtype == labels.dtype == np.uint8
+        assert images.shape == (len(labels), 28, 28)
+        np.testing.assert_array_equal(np.bincount(labels), len(labels) // 10)
+        assert len(np.unique(labels[:100])) == 10  # shuffled
+        assert images.min() == 0
+        assert images.max() == 255
+        peaks = images.max(axis=(1, 2))
+        assert peaks.min() < 130  # some are dim
+        # White on black: the ink is in the middle of every image, the margin is nearly black.
+        assert (images[:, 6:22, 6:22].max(axis=(1, 2)) > 60).all()
+        assert images[:, 6:22, 6:22].mean() > 50
+        assert images[:, [0, -1]].mean() < 10
+        assert images[:, :, [0, -1]].mean() < 10
+
+
+def test_no_glyph_occurs_twice(digits: Dataset) -> None:
+    images = np.concatenate([digits.train_images, digits.test_images])
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+def test_every_font_draws_ten_different_digits_from_matplotlib_alone() -> None:
+    import matplotlib
+
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    assert all((fonts / f"{name}.ttf").is_file() for name in datasets.FONTS)
+    stencils = datasets._stencils()
+    assert stencils.shape == (len(datasets.FONTS), 10, datasets.CANVAS, datasets.CANVAS)
+    assert (stencils.max(axis=(2, 3)) > 150).all()
+    assert stencils[..., [0, -1], :].max() < 1  # nothing is cut off
+    assert stencils[..., [0, -1]].max() < 1
+    flat = stencils.reshape(-1, datasets.CANVAS**2)
+    assert len(np.unique(flat, axis=0)) == len(flat)
+
+
+def test_each_digit_has_its_holes() -> None:
+    from scipy.ndimage import label
+
+    for digits in datasets._stencils():
+        holes = [label(digit < 100)[1] - 1 for digit in digits]
+        del holes[4]  # open in some fonts
+        assert holes == [1, 0, 0, 0, 0, 1, 0, 2, 1]
+        for digit, sign in ((6, 1), (9, -1)):  # the hole of a 6 lies low, that of a 9 high
+            rows = np.nonzero(label(digits[digit] < 100)[0] == 2)[0]
+            assert sign * (rows.mean() - datasets.CANVAS / 2) > 5
+
+
+class Calm:
+    """A generator without chance, except for the normal numbers of one shape per image."""
+
+    def __init__(self, shape: tuple[int, ...] = (), normal: Callable = np.zeros) -> None:
+        self.shape, self.standard_normal = shape, normal
+
+    def normal(self, mean: float, deviation: float, size: tuple[int, ...]) -> np.ndarray:
+        chance = self.standard_normal if size[1:] == self.shape else np.zeros
+        return mean + deviation * chance(size)
+
+    def uniform(self, low: float, high: float, size: tuple[int, ...]) -> np.ndarray:
+        return np.full(size, high, float)
+
+    def integers(self, stop: int, size: int) -> np.ndarray:
+        return np.arange(size) % stop
+
+
+def test_an_undistorted_glyph_shows_its_label() -> None:
+    # The brightness of a stencil tells the digit and the font.
+    stencils = np.zeros((20, 10, 64, 64), np.float32)
+    stencils[..., 8:56, 20:32] = np.arange(200).reshape(20, 10, 1, 1) + 1.5
+    labels = np.array([3, 1, 4, 9] * 5, np.uint8)
+    images = datasets._draw(stencils, labels, Calm())
+    np.testing.assert_array_equal(images[:, 14, 12], 10 * np.arange(20) + labels + 1)
+    rows, columns = np.nonzero(images[0])  # upright, and 48 / 2.4 = 20 pixels high
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 23, 9, 13)
+
+
+def test_the_linear_map_of_a_glyph() -> None:
+    stencils = np.zeros((1, 10, 64, 64), np.float32)
+    stencils[..., 8:56, 30:34] = 255
+    shear = Calm((2, 2), lambda size: np.broadcast_to([[0, 0], [1 / 0.15, 0]], size))
+    (image,) = datasets._draw(stencils, np.zeros(1, np.uint8), shear)
+    # Where the stencil has the column 0, the image has x + y = 0: a diagonal that rises.
+    rows, columns = np.nonzero(image > 100)
+    assert set(rows + columns) <= {26, 27, 28}
+    assert (rows.min(), rows.max()) == (4, 23)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 1, 1), (2, 28, 28), (28, 28)])
+def test_each_distortion_makes_every_glyph_another(shape: tuple[int, ...]) -> None:
+    chance = np.random.default_rng(0).standard_normal
+    stencils = datasets._stencils()[:1]
+    images = datasets._draw(stencils, np.zeros(20, np.uint8), Calm(shape, chance))
+    assert len({image.tobytes() for image in images}) == 20
+
+
+def test_glyphs_are_deterministic(tmp_path: Path, monkeypatch: Patch) -> None:
+    first = glyphs(train=1500, test=50)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert fields(glyphs(train=1500, test=50)) == fields(first)
+    other = glyphs(train=1500, test=50, seed=1)
+    assert all(a != b for a, b in zip(fields(other), fields(first), strict=True))
+
+
+def test_glyphs_are_drawn_once(monkeypatch: Patch, cache: Path) -> None:
+    first = glyphs(train=20, test=10)
+    assert len(files_under(cache)) == 2
+    monkeypatch.setattr(datasets, "_stencils", lambda: pytest.fail("drawn again"))
+    assert fields(glyphs(train=20, test=10)) == fields(first)
+    for changed in ({"train": 30}, {"test": 11}, {"seed": 1}):
+        with pytest.raises(pytest.fail.Exception, match="drawn again"):
+            glyphs(**{"train": 20, "test": 10, **changed})
+
+
+def npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones(3))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"damaged",
+        lambda content: content[:-30],
+        lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:],
+        lambda content: npy(),
+    ],
+)
+def test_damaged_glyphs_are_drawn_anew(cache: Path, damage: Callable[[bytes], bytes]) -> None:
+    first = glyphs(train=20, test=10)
+    (kept,) = cache.rglob("*.npz")
+    content = kept.read_bytes()
+    kept.write_bytes(damage(content))
+    assert fields(glyphs(train=20, test=10)) == fields(first)
+    assert kept.read_bytes() == content
+
+
+@pytest.mark.parametrize(("train", "test"), [(9, 10), (0, 10), (10, 0), (10, -1), (-20, 10)])
+def test_too_few_glyphs(train: int, test: int) -> None:
+    assert f"{train} training and {test} test" in refusal(lambda: glyphs(train=train, test=test))
+
+
+def test_ten_and_one_glyph_will_do() -> None:
+    data = glyphs(train=10, test=1)
+    assert (len(data.train_images), len(data.test_images)) == (10, 1)
+
+
+def error_rate(data: Dataset, hidden: bool) -> float:
+    """The test error of a softmax classifier; if `hidden`, behind a layer of 128 ReLUs."""
+    rng = np.random.default_rng(0)
+    x, x_test = (
+        images.reshape(len(images), -1).astype(np.float32) / 255
+        for images in (data.train_images, data.test_images)
+    )
+    y = np.eye(10, dtype=np.float32)[data.train_labels]
+    w1 = rng.normal(0, 0.05, (784, 128)).astype(np.float32)
+    w2 = np.zeros((128 if hidden else 784, 10), np.float32)
+
+    def features(x: np.ndarray) -> np.ndarray:
+        return np.maximum(x @ w1, 0) if hidden else x
+
+    for batch in np.array_split(rng.permuted(np.tile(np.arange(len(x)), 8)), 3200):
+        h = features(x[batch])
+        p = np.exp(h @ w2)
+        d = 0.2 * (p / p.sum(axis=1, keepdims=True) - y[batch]) / len(batch)
+        if hidden:
+            w1 -= x[batch].T @ (d @ w2.T * (h > 0))
+        w2 -= h.T @ d
+    return float(((features(x_test) @ w2).argmax(axis=1) != data.test_labels).mean())
+
+
+def test_glyphs_are_hard_for_linear_classifiers_only(digits: Dataset) -> None:
+    assert 0.05 < error_rate(digits, hidden=False) < 0.2
+    assert error_rate(digits, hidden=True) < 0.05
+
+
+# --- The real MNIST
+
+
+@pytest.mark.skipif(not MNIST, reason="set EQPROP_NP_DATA to a directory with MNIST's four files")
+@pytest.mark.parametrize("source", ["auto", "mnist", "directory"])
+def test_the_real_mnist(monkeypatch: Patch, source: str) -> None:
+    if source == "directory":
+        data = load(str(MNIST))
+    else:
+        monkeypatch.setenv("EQPROP_NP_DATA", str(MNIST))
+        data = load(source)
+    assert data.name == "mnist"
+    assert data.classes == 10
+    assert data.train_images.shape == (60_000, 28, 28)
+    assert data.test_images.shape == (10_000, 28, 28)
+    assert data.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert data.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert data.train_images.mean() == pytest.approx(33.318, abs=1e-3)
+    assert data.test_images.mean() == pytest.approx(33.791, abs=1e-3)
