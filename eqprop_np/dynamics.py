@@ -168,7 +168,7 @@ def relax(
     clamped = x if isinstance(x, Clamped) else network.clamp(theta, x)
     state = list(network.zeros(len(clamped.x), clamped.x.dtype) if s is None else s)
     rates = [dynamics.rates(value) for value in state]
-    switches = {} if switches is None else switches
+    switches = {} if switches is None else dict(switches)
     groups = _groups(network, schedule, nudged=nudge is not None)
     residuals: list[float] = []
     states = [tuple(state)]
@@ -191,8 +191,9 @@ def relax(
         residuals.append(float(max(moves)))
         if trajectory:
             states.append(tuple(state))
-    if schedule == "synchronous" and any(c.pools for c in network.recurrent):
-        switches = network.find_switches(theta, clamped.x, tuple(rates))
+    for c in network.recurrent:
+        if c.pools and c.pre in groups[-1]:  # it has moved since its switches were found
+            switches[c.name] = c.to_post(theta[c.name], rates[c.pre - 1])[1]
     return Relaxation(
         state=tuple(state),
         rates=tuple(rates),
