@@ -44,8 +44,8 @@ def check_gradient(
     directions : how many to try for each array.
     step : h, see `STEP`. Keep f's kinks farther than some 4h from the arguments.
     rtol : the error allowed, relative to ‖∇f‖ of the array. The default leaves the central difference
-        a factor of 10⁴ for large third derivatives, and still tells 1 from 1 + 1e-5. The rounding of
-        f itself, ε |f| / h, is allowed on top.
+        a factor of 10⁴ for large third derivatives, and still tells 1 from 1 + 1e-5. On top, what
+        rounding does to f is allowed, ε (1 + |f|) / h: so scale f such that ‖∇f‖ is not far below 1e-4.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def check_gradient(
             difference = (plus - minus) / (2 * step)
             inner = float(np.vdot(g, v))
             scale = max(float(np.linalg.norm(g)), abs(difference))
-            allowed = rtol * scale + EPSILON * (abs(plus) + abs(minus)) / step
+            allowed = rtol * scale + EPSILON * (1 + abs(plus) + abs(minus)) / step
             error = abs(inner - difference)
             assert error <= allowed, (
                 f"argument{path}: ⟨gradient, v⟩ = {inner:.10g}, but the central difference is "

@@ -14,11 +14,6 @@ Theta = dict[str, Array]
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def theta(rng: np.random.Generator) -> Theta:
     """A square matrix, so that its transpose has the right shape, and a vector a thousand times smaller."""
     return {"w": rng.standard_normal((5, 5)), "b": 1e-3 * rng.standard_normal(5)}
