@@ -17,7 +17,7 @@ NETWORKS: dict[str, Network] = {
     "conv": convolutional((6, 4, 2), [3], [2], kernel=3, pool=2),
     "conv and dense": convolutional((6, 5, 1), [2], [4, 3], kernel=2, pool=1),
     "two conv": convolutional((10, 10, 1), [2, 3], [3], kernel=3, pool=2),
-    "three conv, two dense": convolutional((12, 9, 1), [2, 2, 2], [4, 3], kernel=2, pool=1),
+    "three conv, two dense": convolutional((15, 15, 1), [2, 2, 2], [4, 3], kernel=2, pool=2),
 }
 
 networks = st.sampled_from(list(NETWORKS.values()))
