@@ -206,7 +206,7 @@ def relax(
 
 def _groups(network: Network, schedule: Schedule, nudged: bool) -> Sequence[tuple[int, ...]]:
     """The layers that move together, in the order in which they do."""
-    if schedule == "synchronous":
+    if schedule == "synchronous" or not network.recurrent:
         return (tuple(network.layers),)
     first, second = network.colours
     # News comes from the input, and in the second phase from the output: whoever hears it first moves first.
