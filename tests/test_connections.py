@@ -150,7 +150,8 @@ def test_the_gradient_is_the_transpose_of_the_drive_in_the_weight(
 def test_held_switches_are_handed_back(connection: ConvPool, rng: np.random.Generator) -> None:
     w, pre, _ = draw(connection, 2, rng)
     _, switches = connection.to_post(w, pre)
-    assert connection.to_post(w, -pre, switches)[1] is switches
+    for other in (-pre, 0 * pre):
+        assert connection.to_post(w, other, switches)[1] is switches
 
 
 @pooling
@@ -196,6 +197,10 @@ def test_geometry_of_the_convolutional_network() -> None:
     second = ConvPool(1, 2, first.post_shape, 64)
     assert (first.post_shape, second.post_shape) == ((12, 12, 32), (4, 4, 64))
     assert (first.shape, second.shape) == ((5, 5, 1, 32), (5, 5, 32, 64))
+
+
+def test_padding_can_make_it_fit() -> None:
+    assert ConvPool(0, 1, (3, 4, 1), 2, kernel=5, pool=1, padding=1).post_shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize(
