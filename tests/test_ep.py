@@ -1,5 +1,6 @@
 """Equilibrium propagation against the loss at the steady state, and its orders of error in β."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -275,9 +276,14 @@ def test_an_alternating_step_counts_for_two() -> None:
     "wrong, words",
     [
         ({"beta": 0}, "beta is 0, but EP divides by it"),
+        ({"beta": math.nan}, "beta is nan"),
+        ({"beta": -math.inf}, "beta is -inf"),
+        ({"omega": 0}, "omega = 0 must lie between 0 and 2"),
+        ({"omega": 2.0}, "omega = 2.0 must lie between 0 and 2"),
+        ({"tol": math.nan}, "tol = nan must not be negative, and finite"),
         ({"free_steps": 0}, "T = 0 and K = 3 must be at least 1"),
         ({"nudged_steps": -1}, "T = 9 and K = -1 must be at least 1"),
-        ({"tol": -1e-3}, "tol = -0.001 must not be negative"),
+        ({"tol": -1e-3}, "tol = -0.001 must not be negative, and finite"),
         ({"estimate": "both"}, "estimate 'both' is not one of one-sided, random-sign, centered"),
         ({"schedule": "backwards"}, "schedule 'backwards' is not one of alternating, synchronous"),
     ],
