@@ -198,9 +198,11 @@ def relax(
     x : the input (B, …), or what `Network.clamp` made of it, to share that between phases.
     s : the state to start from; None starts at zero.
     schedule : "synchronous" is Eq. (1) to the letter, all layers at once. "alternating" updates the
-        odd layers, then the even ones, as one step: in a layered network the synchronous iteration
-        is two interleaved chains that never meet, and this follows one of them, two synchronous
-        steps at a time, to the same steady states. A nudged phase begins with the output's group.
+        odd layers, then the even ones, as one step, to the same steady states. In discrete time and a
+        layered network the free synchronous iteration is two interleaved chains that never meet, and
+        this follows one of them, two synchronous steps at a time. (In real time, under a nudge and under
+        the switches of a free layer, a layer depends on its own last state too, and the chains meet.) A
+        nudged phase begins with the output's group.
     omega : over-relaxation: move each layer ω times as far as the dynamics would. The steady states
         stay; for 1 < ω < 2 the alternating schedule often needs half as many steps (Notes).
     tol : stop when the residual is at most this; None or 0 takes every step.
@@ -259,7 +261,7 @@ def relax(
 
 def _groups(network: Network, schedule: Schedule, nudged: bool) -> Sequence[tuple[int, ...]]:
     """The layers that move together, in the order in which they do."""
-    if schedule == "synchronous":
+    if schedule == "synchronous" or not network.recurrent:
         return (tuple(network.layers),)
     first, second = network.colours
     # News comes from the input, and in the second phase from the output: whoever hears it first moves first.
