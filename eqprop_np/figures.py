@@ -127,7 +127,9 @@ PAPER = (
 def draw_fig1b(panels: Sequence[Panel] = PAPER, seed: int = 0) -> Figure:
     """Fig. 1(b): Δ_θ(t) (plain) and −∇_θ(t) (dashed), a colour for each synapse."""
     figure = Figure(figsize=(7, 2.7), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
         deltas, nablas = _processes(panel, seed)
         for colour, delta, nabla in zip(COLOURS, deltas, nablas, strict=False):
             axes.plot(delta, color=colour, lw=3, alpha=0.4, solid_capstyle="butt")
