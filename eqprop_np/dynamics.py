@@ -60,6 +60,10 @@ class DiscreteTime:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β."""
         return 1.0
 
+    def inertia(self, omega: float) -> float:
+        """How far a layer is from rest after a move of 1, if the others stay: it overshot by 1 − 1/ω."""
+        return abs(1 - 1 / omega)
+
 
 @dataclass(frozen=True)
 class RealTime:
@@ -111,6 +115,10 @@ class RealTime:
     def nudge_scale(self) -> float:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β: ε."""
         return self.epsilon
+
+    def inertia(self, omega: float) -> float:
+        """As in `DiscreteTime`, but a move of 1 is one of many small ones, and counts in full."""
+        return 1.0
 
 
 Dynamics = DiscreteTime | RealTime
@@ -212,7 +220,8 @@ def relax(
     Notes
     -----
     The residual is the largest absolute move of any neuron over a step. In the alternating schedule
-    it is taken over the layers that move last: those that move first follow from them.
+    the layers that move first follow from those that move last, so that of their own moves, without a
+    nudge, only the dynamics' `inertia` counts: in discrete time nothing, if ω = 1.
 
     Alternating updates are a Gauss-Seidel iteration on a graph of two colours, and with ω successive
     over-relaxation: if alternating contracts by λ per step near the steady state, with real λ as the
@@ -228,9 +237,10 @@ def relax(
     residuals: list[float] = []
     states = [tuple(state)]
     while len(residuals) < steps and not (tol and residuals and residuals[-1] <= tol):
+        moves: list[float] = []
         for group in groups:
             drives, switches = network.drives(theta, rates, clamped.drive, switches, group)
-            before = [state[n - 1] for n in group]
+            to_go = 1.0 if group is groups[-1] or nudge else dynamics.inertia(omega)
             for n in group:
                 old = state[n - 1]
                 force = (
@@ -241,13 +251,15 @@ def relax(
                     new -= old
                     new *= omega
                     new += old
+                if to_go:
+                    moves.append(to_go * float(np.abs(new - old).max()))
                 state[n - 1], rates[n - 1] = new, dynamics.rates(new)
-        moves = (np.abs(state[n - 1] - old).max() for n, old in zip(group, before, strict=True))
-        residuals.append(float(max(moves)))
+        residuals.append(max(moves))
         if trajectory:
             states.append(tuple(state))
     for c in network.recurrent:
-        if c.pools and c.pre in groups[-1]:  # it has moved since its switches were found
+        # Moved since its switches were found, or never asked for them.
+        if c.pools and (c.pre in groups[-1] or c.name not in switches):
             switches[c.name] = c.to_post(theta[c.name], rates[c.pre - 1])[1]
     return Relaxation(
         state=tuple(state),

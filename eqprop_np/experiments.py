@@ -11,6 +11,7 @@ Sizes, rates, T, K, β and ε are those of the authors:
 states. ``to_the_letter`` leaves them out.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,8 @@ from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Schedule
 from eqprop_np.network import Network
 from eqprop_np.rules import RULES, Estimate, Phases
+
+DYNAMICS = ("discrete-time", "real-time")
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,18 @@ class Experiment:
             raise ValueError(
                 f"{len(self.learning_rates)} learning rates for {connections} connections: give one for each"
             )
-        for name in ("epochs", "batch_size", "workers", "epsilon", "rate_decay"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-        if self.augment < 0:
-            raise ValueError(f"augment = {self.augment} must not be negative")
-        for name in ("hidden", "channels", "learning_rates"):
-            if any(value <= 0 for value in getattr(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive")
-        if self.rule not in RULES:
-            raise ValueError(f"rule {self.rule!r} is not one of {', '.join(RULES)}")
+        choices = {"dynamics": DYNAMICS, "activation": ACTIVATIONS, "rule": RULES}
+        for name, possible in choices.items():
+            if getattr(self, name) not in possible:
+                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(possible)}")
+        for name in ("epochs", "batch_size", "workers", "free_steps", "nudged_steps", "hidden", "channels"):
+            if not all(isinstance(value, int) and value > 0 for value in _values(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive, and whole")
+        for name in ("learning_rates", "epsilon", "rate_decay"):
+            if not all(0 < value < math.inf for value in _values(self, name)):
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive, and finite")
+        if not isinstance(self.augment, int) or self.augment < 0:
+            raise ValueError(f"augment = {self.augment} must not be negative, and whole")
         _ = self.phases
 
     @property
@@ -115,6 +120,11 @@ class Experiment:
     def to_the_letter(self) -> "Experiment":
         """The same as published: T and K synchronous steps."""
         return replace(self, schedule="synchronous", omega=1.0, tol=0.0)
+
+
+def _values(experiment: Experiment, name: str) -> tuple[float, ...]:
+    value = getattr(experiment, name)
+    return value if isinstance(value, tuple) else (value,)
 
 
 EXPERIMENTS = {

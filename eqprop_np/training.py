@@ -131,16 +131,18 @@ def train(
     Raises
     ------
     Diverged
-        When the output, or at an epoch's end a parameter, is not finite.
+        When the output is not finite, or where an epoch ends or ``on_batch`` stops it, a parameter.
     """
     with parallel(experiment.workers) as run:
         while progress.epoch < experiment.epochs:
-            if not _epoch(experiment, dynamics, training, progress, run, on_batch):
+            whole = _epoch(experiment, dynamics, training, progress, run, on_batch)
+            _require_finite(progress)
+            if not whole:
                 return False
             start = time.perf_counter()
             test_error = evaluate(experiment.phases, dynamics, progress.theta, test, run)
             progress.seconds += time.perf_counter() - start
-            _finish_epoch(progress, len(training), experiment.batch_size, test_error)
+            _finish_epoch(progress, len(training), test_error)
             on_epoch(progress)
     return True
 
@@ -190,11 +192,15 @@ def _order(progress: Progress, size: int) -> Array:
     return again.permutation(size)
 
 
-def _finish_epoch(progress: Progress, size: int, batch_size: int, test_error: float) -> None:
-    """Write into ``progress`` the record of the epoch, and set its counters for the next."""
+def _require_finite(progress: Progress) -> None:
     for name, value in progress.theta.items():
         if not np.isfinite(value).all():
-            raise Diverged(f"parameter {name} is not finite after epoch {progress.epoch + 1}")
+            where = f"epoch {progress.epoch + 1}, batch {progress.batch}"
+            raise Diverged(f"parameter {name} is not finite after {where}")
+
+
+def _finish_epoch(progress: Progress, size: int, test_error: float) -> None:
+    """Write into ``progress`` the record of the epoch, and set its counters for the next."""
     progress.epoch += 1
     record = {
         "epoch": progress.epoch,

@@ -1,5 +1,6 @@
 """What the learning rules share: their settings, the first phase, and the record they return."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -29,7 +30,7 @@ class Phases:
     Raises
     ------
     ValueError
-        If β is zero or a number of steps is not positive.
+        If a number is out of its range, or a name is not among the choices.
     """
 
     free_steps: int
@@ -41,12 +42,14 @@ class Phases:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.beta == 0:
-            raise ValueError("beta is 0, but EP divides by it: give any other number")
+        if self.beta == 0 or not math.isfinite(self.beta):
+            raise ValueError(f"beta is {self.beta}, but EP divides by it: give any other number")
         if min(self.free_steps, self.nudged_steps) < 1:
             raise ValueError(f"T = {self.free_steps} and K = {self.nudged_steps} must be at least 1")
-        if self.tol < 0:
-            raise ValueError(f"tol = {self.tol} must not be negative")
+        if not 0 < self.omega < 2:
+            raise ValueError(f"omega = {self.omega} must lie between 0 and 2: beyond, nothing comes to rest")
+        if not 0 <= self.tol < math.inf:
+            raise ValueError(f"tol = {self.tol} must not be negative, and finite")
         if self.estimate not in ESTIMATES:
             raise ValueError(f"estimate {self.estimate!r} is not one of {', '.join(ESTIMATES)}")
         if self.schedule not in SCHEDULES:
