@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.connections import Connection, ConvPool, Dense, Shape
+from eqprop_np.connections import Connection, ConvPool, Dense, Directed, Shape
 
 Theta = dict[str, Array]
 State = tuple[Array, ...]
@@ -35,6 +35,13 @@ class Clamped(NamedTuple):
     x: Array
     drive: dict[int, Array]
     switches: Switches
+
+
+def angle_between(a: Array, b: Array) -> float:
+    """The angle between two flat vectors, in degrees."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    cosine = (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,13 @@ class Network:
 
     @cached_property
     def recurrent(self) -> tuple[Connection, ...]:
-        """The connections between free layers, which work in both directions."""
+        """The connections between free layers, which work in both directions or come in pairs."""
         return tuple(c for c in self.connections if c.pre > 0)
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The names of the untied weights w_f and w_b, pair by pair."""
+        return tuple((f"w{c.post}-{c.pre}", c.name) for c in self.recurrent if c.pre > c.post)
 
     @cached_property
     def colours(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -96,14 +108,31 @@ class Network:
         weights = {c.name: c.shape for c in self.connections}
         return weights | {f"b{n}": self.shapes[n][-1:] for n in self.layers}
 
-    def init(self, rng: np.random.Generator, dtype: type = np.float32) -> Theta:
-        """Weights and biases drawn uniformly from ±1/√fan_in, as the published experiments do."""
+    def init(self, rng: np.random.Generator, dtype: type = np.float32, angle: float = 0.0) -> Theta:
+        """Weights and biases drawn uniformly from ±1/√fan_in, as the published experiments do.
+
+        Of an untied pair, w_f is drawn, and w_b is its transpose with each sign flipped with probability
+        ½(1 − cos ψ): ``angle``, in degrees, is this ψ, which `angle` then measures up to chance.
+        """
         fan_in = {f"b{c.post}": c.fan_in for c in reversed(self.connections)}
         fan_in |= {c.name: c.fan_in for c in self.connections}
-        return {
+        backward = [back for _, back in self.pairs]
+        theta = {
             name: rng.uniform(-1, 1, shape).astype(dtype) / np.sqrt(fan_in[name], dtype=dtype)
             for name, shape in self.parameter_shapes.items()
+            if name not in backward
         }
+        for forward, back in self.pairs:
+            transpose = theta[forward].T.copy()
+            flipped = rng.random(transpose.shape) < (1 - np.cos(np.deg2rad(angle))) / 2
+            theta[back] = np.where(flipped, -transpose, transpose)
+        return theta
+
+    def angle(self, theta: Theta) -> float:
+        """The angle between w_f and w_bᵀ, those of all untied pairs as one flat vector, in degrees."""
+        forward = np.concatenate([theta[name].ravel() for name, _ in self.pairs])
+        backward = np.concatenate([theta[name].T.ravel() for _, name in self.pairs])
+        return angle_between(forward, backward)
 
     def zeros(self, batch: int, dtype: np.dtype) -> State:
         """The state at which every phase one starts."""
@@ -164,7 +193,7 @@ class Network:
                 if c.post in targets:
                     add(c.post, drive)
         for c in self.recurrent:
-            if c.pre in targets:
+            if c.mutual and c.pre in targets:
                 add(c.pre, c.to_pre(theta[c.name], s[c.post - 1], switches.get(c.name)))
         for n in targets:  # a layer that only the input drives
             if n not in drives:
@@ -240,6 +269,23 @@ def convolutional(
         connections.append(Dense(n, n + 1, shapes[-1], (size,)))
         shapes.append((size,))
     return Network(tuple(shapes), tuple(connections))
+
+
+def untied(network: Network) -> Network:
+    """The same graph with a weight of its own for each way between two free layers, "w1-2" and "w2-1".
+
+    Raises
+    ------
+    ValueError
+        If a convolution leads from one free layer to another: only dense connections can be untied.
+    """
+    connections: list[Connection] = list(network.inputs)
+    for c in network.recurrent:
+        if not isinstance(c, Dense):
+            raise ValueError(f"{c.name} is a convolution, and only dense connections can be untied")
+        connections.append(Directed(c.pre, c.post, c.pre_shape, c.post_shape))
+        connections.append(Directed(c.post, c.pre, c.post_shape, c.pre_shape))
+    return Network(network.shapes, tuple(connections))
 
 
 def toy(inputs: int = 10, hidden: int = 50, outputs: int = 5) -> Network:
