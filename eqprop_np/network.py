@@ -164,6 +164,8 @@ class Network:
         clamped: Mapping[int, Array],
         switches: Switches,
         targets: Iterable[int] | None = None,
+        *,
+        held: bool = False,
     ) -> tuple[dict[int, Array], Switches]:
         """∂Φ/∂s^n for each layer n in ``targets`` (all, if None), as new arrays.
 
@@ -172,7 +174,7 @@ class Network:
         s : the free layers' states, s¹ first.
         clamped : `Clamped.drive`.
         switches : those that belong to ``s``; found where missing. A connection into a target finds
-            its own anew.
+            its own anew, unless they are ``held``.
 
         Returns
         -------
@@ -189,7 +191,8 @@ class Network:
 
         for c in self.recurrent:
             if c.post in targets or (c.pools and c.name not in switches):
-                drive, switches[c.name] = c.to_post(theta[c.name], s[c.pre - 1])
+                given = switches[c.name] if held and c.pools else None
+                drive, switches[c.name] = c.to_post(theta[c.name], s[c.pre - 1], given)
                 if c.post in targets:
                     add(c.post, drive)
         for c in self.recurrent:
@@ -204,6 +207,45 @@ class Network:
         """∂Φ/∂s(x, s, θ), the right-hand side of Eq. (1), one array per free layer."""
         drives, _ = self.drives(theta, s, self.clamp(theta, x).drive, {})
         return tuple(drives[n] for n in self.layers)
+
+    def vjp_s(self, theta: Theta, v: State, switches: Switches) -> State:
+        """The vector-Jacobian product vᵀ ∂(∂Φ/∂s)/∂s, with the switches held.
+
+        The Jacobian of the drives is ∂²Φ/∂s², a symmetric matrix H: what carries v back through the
+        drives is what carries a state forward, the drives themselves. Held switches make them linear;
+        the input and the biases, which do not depend on s, drop out.
+        """
+        silent = {n: np.zeros((), v[n - 1].dtype) for n in self.layers}
+        drives, _ = self.drives(theta, v, silent, switches, held=True)
+        return tuple(drives[n] for n in self.layers)
+
+    def vjp_theta(self, x: Array, terms: Sequence[tuple[State, State, Switches]]) -> Theta:
+        """The vector-Jacobian product Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at (x, s_k), the mean over the batch.
+
+        A connection's weight stands in two drives: post's, where it meets s^pre, and pre's, where it
+        meets s^post. Each is answered by ∂φ/∂w with v in the place of the driven layer.
+
+        Parameters
+        ----------
+        terms : (s_k, v_k, the switches that belong to s_k), of the same inputs.
+        """
+        result: Theta = {}
+        scaled = [[value / len(x) for value in v] for _, v, _ in terms]
+        total = [reduce(np.add, values) for values in zip(*scaled, strict=True)]
+        for c in self.inputs:  # as in `combine_dphi_dtheta`, one product does for all
+            result[c.name] = c.gradient(x, total[c.post - 1], terms[0][2].get(c.name))
+        for c in self.recurrent:
+            pre, post = c.pre - 1, c.post - 1
+            gradients = [
+                g
+                for (s, _, switches), v in zip(terms, scaled, strict=True)
+                for g in (
+                    c.gradient(s[pre], v[post], switches.get(c.name)),
+                    c.gradient(v[pre], s[post], switches.get(c.name)),
+                )
+            ]
+            result[c.name] = reduce(np.add, gradients)
+        return result | self._bias_sums(total)
 
     def find_switches(self, theta: Theta, x: Array, s: State) -> Switches:
         """Where the maxima of each pooling connection stand at (x, s)."""
@@ -236,10 +278,11 @@ class Network:
                 for (_, s, switches), values in zip(terms, scaled, strict=True)
             ]
             result[c.name] = reduce(np.add, gradients)
-        for n in self.layers:
-            axes = tuple(range(total[n - 1].ndim - 1))
-            result[f"b{n}"] = total[n - 1].sum(axis=axes)
-        return result
+        return result | self._bias_sums(total)
+
+    def _bias_sums(self, s: Sequence[Array]) -> Theta:
+        """Σ over batch and pixels of each layer, the derivative of b · s with respect to b."""
+        return {f"b{n}": s[n - 1].sum(axis=tuple(range(s[n - 1].ndim - 1))) for n in self.layers}
 
 
 def chain(sizes: Sequence[int]) -> Network:

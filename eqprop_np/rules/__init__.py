@@ -4,9 +4,10 @@ A rule maps (dynamics, Î¸, x, y, phases) to an `Update`, whose gradient is dL/dÎ
 the batch, to be descended.
 """
 
+from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import ESTIMATES, Estimate, Phases, Update
 
-RULES = {"ep": ep}
+RULES = {"ep": ep, "bptt": bptt}
 
-__all__ = ["ESTIMATES", "RULES", "Estimate", "Phases", "Update", "ep"]
+__all__ = ["ESTIMATES", "RULES", "Estimate", "Phases", "Update", "bptt", "ep"]

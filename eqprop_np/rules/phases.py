@@ -76,10 +76,12 @@ class Update(NamedTuple):
     free: Relaxation
 
 
-def free_phase(dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> tuple[Clamped, Relaxation]:
-    """The first phase: from zero to the steady state s_*."""
+def free_phase(
+    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, but: int = 0
+) -> tuple[Clamped, Relaxation]:
+    """The first phase, but for its last ``but`` synchronous steps: from zero to the steady state s_*."""
     clamped = dynamics.network.clamp(theta, x)
-    steps = phases.steps(phases.free_steps)
+    steps = phases.steps(phases.free_steps - but)
     return clamped, relax(
         dynamics, theta, clamped, None, steps, schedule=phases.schedule, omega=phases.omega, tol=phases.tol
     )
