@@ -130,7 +130,7 @@ EXPERIMENTS = {
             nudged_steps=10,
             beta=0.1,
             epochs=30,
-            omega=1.2,
+            tol=3e-3,
             source="[1]; T and K are the lower ends of its 30-40 and 10-15",
         ),
         Experiment(

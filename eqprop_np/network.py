@@ -92,12 +92,18 @@ class Network:
             If there are no such groups (a cycle of odd length).
         """
         colour: dict[int, int] = {}
-        for n in self.layers:
-            neighbours = [c.pre if c.post == n else c.post for c in self.recurrent if n in (c.pre, c.post)]
-            seen = {colour[m] for m in neighbours if m in colour}
-            if len(seen) > 1:
+
+        def paint(n: int, k: int) -> None:
+            if n not in colour:
+                colour[n] = k
+                for c in self.recurrent:
+                    if n in (c.pre, c.post):
+                        paint(c.pre + c.post - n, 1 - k)
+            elif colour[n] != k:
                 raise ValueError("this graph has an odd cycle: use schedule='synchronous'")
-            colour[n] = 1 - seen.pop() if seen else 0
+
+        for n in self.layers:
+            paint(n, colour.get(n, 0))
         return tuple(tuple(n for n in self.layers if colour[n] == k) for k in (0, 1))
 
     # ---- parameters and states

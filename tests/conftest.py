@@ -1,0 +1,30 @@
+"""What all tests share: reproducible examples, and a place of their own to write in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile(
+    "thorough", max_examples=1000, deadline=None
+)  # pytest --hypothesis-profile=thorough
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(session_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the user's cache nor a directory ``runs`` of theirs is touched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(session_cache))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
