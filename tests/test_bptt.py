@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from eqprop_np import network
 from eqprop_np.activations import ACTIVATIONS, Array, hard_sigmoid, sigmoid, tanh
 from eqprop_np.connections import ConvPool, Dense
-from eqprop_np.cost import cost, cost_derivative
+from eqprop_np.cost import cost
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, relax, step_vjp
 from eqprop_np.network import Network, State, Theta
 from eqprop_np.rules import Phases
-from eqprop_np.rules.bptt import Gradient, bptt, unroll
+from eqprop_np.rules.bptt import Gradient, bptt, loss_gradient, unroll
 
 EPSILON = 0.3
 
@@ -69,8 +69,8 @@ class Case:
         ).trajectory
 
     def gradients(self) -> Iterator[Gradient]:
-        force = cost_derivative(self.trajectory[-1][-1], self.y)
-        return unroll(self.dynamics, self.theta, self.clamped, self.trajectory, force)
+        start = loss_gradient(self.trajectory[-1], self.y)
+        return unroll(self.dynamics, self.theta, self.clamped, self.trajectory, start)
 
     def run(self, theta: Theta, s: State, steps: int) -> State:
         return relax(self.dynamics, theta, self.x, s, steps, schedule="synchronous").state

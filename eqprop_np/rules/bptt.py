@@ -34,17 +34,21 @@ class Gradient(NamedTuple):
     term: tuple[State, State, Switches]
 
 
+def loss_gradient(s: State, y: Array) -> State:
+    """∇_s(0) = ∂ℓ/∂s, which is zero but for the output."""
+    return (*map(np.zeros_like, s[:-1]), cost_derivative(s[-1], y))
+
+
 def unroll(
-    dynamics: Dynamics, theta: Theta, clamped: Clamped, trajectory: Sequence[State], force: Array
+    dynamics: Dynamics, theta: Theta, clamped: Clamped, trajectory: Sequence[State], u: State
 ) -> Iterator[Gradient]:
     """Yield Eq. (6) for t = 0, 1, …, one for each step of the trajectory.
 
     Parameters
     ----------
     trajectory : s_{T−K}, …, s_T, as `relax` keeps it in the synchronous schedule.
-    force : ∂ℓ/∂ŷ at s_T, of shape (B, classes).
+    u : ∇_s(0).
     """
-    u = (*map(np.zeros_like, trajectory[-1][:-1]), force)
     for s in reversed(trajectory[:-1]):
         back = step_vjp(dynamics, theta, clamped, s, u)
         yield Gradient(u, back.term)
@@ -73,7 +77,7 @@ def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -
         switches=first.switches,
         trajectory=True,
     )
-    force = cost_derivative(last.state[-1], y)
-    terms = [g.term for g in unroll(dynamics, theta, clamped, last.trajectory, force)]
+    start = loss_gradient(last.state, y)
+    terms = [g.term for g in unroll(dynamics, theta, clamped, last.trajectory, start)]
     free = replace(last, residuals=first.residuals + last.residuals, trajectory=())
     return Update(dynamics.network.vjp_theta(x, terms), free)

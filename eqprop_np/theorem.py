@@ -1,0 +1,330 @@
+"""Theorem 1: the updates of EP are the gradients of BPTT, Eqs. (7)-(8).
+
+    Δ_s(t) = (s_{t+1} − s_t) / β,    Δ_θ(t) = (∂Φ/∂θ(s_{t+1}) − ∂Φ/∂θ(s_t)) / β        Eq. (7)
+    Δ_s(t) → −∇_s(t),                Δ_θ(t) → −∇_θ(t)    as β → 0, then η → 0             Eq. (8)
+
+with s_0 = s_*, where the first phase has been at rest for K steps, and ∇ the gradients of Eq. (6).
+
+**Why.** The nudge displaces the output by −β ∂ℓ/∂s, and the step s′ = F(s) carries a small
+displacement on by ∂F/∂s; BPTT carries ∂ℓ/∂s back by (∂F/∂s)ᵀ. Both start from the same vector, and
+where F = ∂Φ/∂s the two matrices are one, the symmetric ∂²Φ/∂s². In real time this is so.
+
+**In discrete time**, F = σ(a) with the drive a = ∂Φ/∂s, whose Jacobian D·H, with D = diag(σ′(a)) and
+H = ∂²Φ/∂s², is not symmetric. BPTT multiplies by H·D. But D (H·D)^t = (D·H)^t D: if BPTT's process
+is begun with D⁻¹ ∂ℓ/∂s, its gradients in the *drives*, D·∇_s(t), are EP's −Δ_s(t), and its ∇_θ(t) are
+EP's −Δ_θ(t). So EP follows the exact gradient, but of another loss ℓ̃, with ∂ℓ̃/∂ŷ = (ŷ − y)/σ′(a): the
+nudge stands outside σ, and the output's σ′ is all that is missing in Δ_θ (`drive_gradients`). For
+the sigmoid, σ′ = 4ŷ(1 − ŷ), and ℓ̃ is a quarter of the cross-entropy.
+
+``python -m eqprop_np.theorem --system toy`` prints the numbers.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from eqprop_np import network
+from eqprop_np.activations import Array, hard_sigmoid, tanh
+from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, Relaxation, relax
+from eqprop_np.network import State, Theta
+from eqprop_np.rules.bptt import loss_gradient, unroll
+
+
+class Moment(NamedTuple):
+    """A process at one t: a part for each layer, in each sample, and one for each parameter."""
+
+    state: State
+    theta: Theta
+
+    def parts(self) -> dict[str, Array]:
+        """All of it by name; layer n is "s{n}"."""
+        return {f"s{n}": value for n, value in enumerate(self.state, start=1)} | self.theta
+
+
+# ---- the first phase
+
+
+class NotAtRest(RuntimeError):
+    """The first phase still moves, so that Theorem 1 says nothing."""
+
+
+def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: int = 20_000) -> Relaxation:
+    """The first phase, at rest for its last ``steps`` steps (K), whose states are the trajectory.
+
+    It follows the alternating schedule until it rests, since that finds a steady state even where the
+    two interleaved chains of the synchronous one would end in different ones; the last K steps are
+    synchronous. At rest means that no neuron moves by more than 8 units in the last place of 1.
+
+    Raises
+    ------
+    NotAtRest
+        If a neuron still moves after ``limit`` steps.
+    """
+    tolerance = 8 * np.finfo(x.dtype).eps
+    settled = relax(dynamics, theta, x, None, limit, tol=tolerance / 2)
+    rest = relax(dynamics, theta, x, settled.state, steps, schedule="synchronous", trajectory=True)
+    if not max(rest.residuals) <= tolerance:
+        raise NotAtRest(
+            f"the first phase is not at rest: a neuron still moves by {max(rest.residuals):.1e} per step "
+            f"after {settled.steps} steps, but Theorem 1 wants none to move by more than {tolerance:.1e} "
+            f"for K = {steps} steps: allow more steps, or choose weights with which it settles"
+        )
+    return rest
+
+
+# ---- the processes
+
+
+def updates(
+    dynamics: Dynamics,
+    theta: Theta,
+    x: Array,
+    y: Array,
+    rest: Relaxation,
+    beta: float,
+    *,
+    eta: float = 0.0,
+    centered: bool = False,
+) -> Iterator[Moment]:
+    """Eq. (7): Δ_s(t) and Δ_θ(t) of EP, or with η > 0 of C-EP, for t = 0…K−1.
+
+    Parameters
+    ----------
+    rest : the first phase; K is the number of its last steps (`first_phase`).
+    beta : of the nudge. In real time, the β of Eq. (7) is ε times it.
+    eta : after each step, θ moves by η Δ_θ(t), as Eq. (5) has it.
+    centered : the mean of the processes with β and −β, which differs from the limit by O(β²).
+    """
+    if centered:
+        for a, b in zip(
+            *(updates(dynamics, theta, x, y, rest, b, eta=eta) for b in (beta, -beta)), strict=True
+        ):
+            mean = {name: (a.theta[name] + b.theta[name]) / 2 for name in theta}
+            yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
+        return
+    graph, before = dynamics.network, rest
+    for _ in range(rest.steps):
+        after = relax(dynamics, theta, x, before.state, 1, nudge=Nudge(beta, y), schedule="synchronous")
+        moves = zip(after.state, before.state, strict=True)
+        terms = [(1 / beta, after.rates, after.switches), (-1 / beta, before.rates, before.switches)]
+        delta = graph.combine_dphi_dtheta(x, terms)
+        yield Moment(tuple((a - b) / (beta * dynamics.nudge_scale()) for a, b in moves), delta)
+        theta = {name: theta[name] + eta * delta[name] for name in theta}
+        before = after
+
+
+def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
+    """Eq. (6): ∇_s(t) and ∇_θ(t) of BPTT for t = 0…K−1."""
+    start = loss_gradient(rest.state, y)
+    for g in unroll(dynamics, theta, dynamics.network.clamp(theta, x), rest.trajectory, start):
+        yield Moment(g.state, dynamics.network.vjp_theta(x, [g.term]))
+
+
+def drive_gradients(
+    dynamics: DiscreteTime, theta: Theta, x: Array, y: Array, rest: Relaxation
+) -> Iterator[Moment]:
+    """What the updates of EP are equal to in discrete time: gradients in the drives, begun with ∂ℓ/∂s."""
+    graph, v = dynamics.network, loss_gradient(rest.state, y)
+    yield Moment(v, graph.vjp_theta(x, [(rest.rates, v, rest.switches)]))
+    u = graph.vjp_s(theta, v, rest.switches)
+    for g in unroll(dynamics, theta, graph.clamp(theta, x), rest.trajectory[:-1], u):
+        yield Moment(g.term[1], graph.vjp_theta(x, [g.term]))
+
+
+# ---- how far apart they are
+
+
+@dataclass
+class Comparison:
+    """How far Δ is from −∇, over all t.
+
+    Attributes
+    ----------
+    errors, norms : Σ_t ‖Δ(t) + ∇(t)‖² and Σ_t ‖∇(t)‖², for each layer and parameter.
+    total_delta, total_nabla : Σ_t Δ_θ(t) and Σ_t ∇_θ(t).
+    """
+
+    errors: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    total_delta: Theta = field(default_factory=dict)
+    total_nabla: Theta = field(default_factory=dict)
+
+    def add(self, delta: Moment, nabla: Moment) -> None:
+        """Take in one t."""
+        gradient = nabla.parts()
+        for name, value in delta.parts().items():
+            self.errors[name] = self.errors.get(name, 0.0) + _square(value + gradient[name])
+            self.norms[name] = self.norms.get(name, 0.0) + _square(gradient[name])
+        for name in delta.theta:
+            self.total_delta[name] = self.total_delta.get(name, 0) + delta.theta[name]
+            self.total_nabla[name] = self.total_nabla.get(name, 0) + nabla.theta[name]
+
+    def distance(self, *names: str) -> float:
+        """‖Δ + ∇‖ / ‖∇‖ over all t and the named layers or parameters together."""
+        return float(np.sqrt(sum(self.errors[n] for n in names) / sum(self.norms[n] for n in names)))
+
+    @property
+    def distance_s(self) -> float:
+        """Over all layers."""
+        return self.distance(*(name for name in self.errors if name not in self.total_delta))
+
+    @property
+    def distance_theta(self) -> float:
+        """Over all parameters."""
+        return self.distance(*self.total_delta)
+
+    @property
+    def angle(self) -> float:
+        """Between Σ_t Δ_θ(t) and −Σ_t ∇_θ(t), all parameters in one vector, in degrees."""
+        a, b = (
+            np.concatenate([sign * total[name].ravel() for name in self.total_delta])
+            for sign, total in ((1, self.total_delta), (-1, self.total_nabla))
+        )
+        a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+        # Exact for small angles too, where the cosine is 1 to all digits (W. Kahan).
+        return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+
+
+def _square(a: Array) -> float:
+    return float((a * a).sum())
+
+
+def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comparison]:
+    """Each process against the same gradients, all of them side by side in t: none is stored."""
+    comparisons = [Comparison() for _ in processes]
+    for nabla, *deltas in zip(nablas, *processes, strict=True):
+        for comparison, delta in zip(comparisons, deltas, strict=True):
+            comparison.add(delta, nabla)
+    return comparisons
+
+
+def order(betas: Sequence[float], distances: Sequence[float]) -> float:
+    """The slope of log distance against log β."""
+    return float(np.polyfit(np.log(betas), np.log(distances), 1)[0])
+
+
+# ---- the systems
+
+
+@dataclass(frozen=True)
+class System:
+    """What the theorem is tried on: dynamics with random parameters and random data.
+
+    Parameters
+    ----------
+    steps : K.
+    beta : that of the published curves.
+    batch : samples, with pixels drawn from [0, 1] and random classes.
+    eta : of the continual process; for every parameter.
+    """
+
+    dynamics: Dynamics
+    steps: int
+    beta: float
+    batch: int = 20
+    eta: float = 2e-5
+
+    def draw(self, seed: int) -> tuple[Theta, Array, Array]:
+        """θ, x and y in float64."""
+        rng = np.random.default_rng(seed)
+        shapes = self.dynamics.network.shapes
+        theta = self.dynamics.network.init(rng, np.float64)
+        x = rng.uniform(0, 1, (self.batch, *shapes[0]))
+        return theta, x, np.eye(*shapes[-1])[rng.integers(0, shapes[-1][0], self.batch)]
+
+
+def _real_time(graph: network.Network) -> RealTime:
+    return RealTime(graph, tanh, epsilon=0.08, clamp=False)
+
+
+SYSTEMS = {
+    "toy": System(_real_time(network.toy()), steps=80, beta=0.01, batch=1),
+    "eb-1h": System(_real_time(network.chain([784, 512, 10])), steps=80, beta=0.005),
+    "eb-2h": System(_real_time(network.chain([784, 512, 512, 10])), steps=150, beta=0.01),
+    "p-1h": System(DiscreteTime(network.chain([784, 512, 10]), tanh), steps=10, beta=0.01),
+    "p-2h": System(DiscreteTime(network.chain([784, 512, 512, 10]), tanh), steps=40, beta=0.01),
+    "p-3h": System(DiscreteTime(network.chain([784, 512, 512, 512, 10]), tanh), steps=40, beta=0.015),
+    "conv": System(
+        DiscreteTime(network.convolutional((28, 28, 1), (32, 64), (10,)), hard_sigmoid), steps=10, beta=0.02
+    ),
+}
+
+
+# ---- the command
+
+
+class Run(NamedTuple):
+    """A process to measure, and a line of the table."""
+
+    beta: float
+    eta: float = 0.0
+    centered: bool = False
+
+
+def measure(system: System, runs: Sequence[Run], seed: int, *, drives: bool = False) -> list[Comparison]:
+    """Compare each run with the gradients of BPTT, or with `drive_gradients`."""
+    dynamics, (theta, x, y) = system.dynamics, system.draw(seed)
+    rest = first_phase(dynamics, theta, x, system.steps)
+    nablas = (drive_gradients if drives else gradients)(dynamics, theta, x, y, rest)
+    return compare(
+        nablas,
+        *(updates(dynamics, theta, x, y, rest, r.beta, eta=r.eta, centered=r.centered) for r in runs),
+    )
+
+
+def _print_table(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> None:
+    """A line per run; after the runs of an estimate with η = 0, its order in β."""
+    print(f"{'estimate':10}{'β':>9}{'η':>9}{'in s':>11}{'in θ':>11}{'angle (°)':>11}")
+    for centered in (False, True):
+        name = "centred" if centered else "one-sided"
+        limit: list[tuple[float, float, float]] = []
+        for run, c in zip(runs, comparisons, strict=True):
+            if run.centered == centered:
+                print(
+                    f"{name:10}{run.beta:9.0e}{run.eta:9.0e}"
+                    f"{c.distance_s:11.1e}{c.distance_theta:11.1e}{c.angle:11.1e}"
+                )
+                if not run.eta:
+                    limit.append((run.beta, c.distance_s, c.distance_theta))
+        betas, in_s, in_theta = zip(*limit, strict=True)
+        print(f"{name:10}{'order in β':>18}{order(betas, in_s):11.2f}{order(betas, in_theta):11.2f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 1 if the first phase does not come to rest."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eqprop_np.theorem",
+        description="Measure how far the updates of EP are from minus the gradients of BPTT (Theorem 1).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--system", choices=SYSTEMS, default="toy", help="what to try it on")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of θ and the data")
+    options = parser.parse_args(arguments)
+    system = SYSTEMS[options.system]
+    betas = [system.beta * scale for scale in (10, 1, 0.1, 0.01)]
+    runs = [Run(beta, centered=centered) for centered in (False, True) for beta in betas]
+    runs.append(Run(system.beta, system.eta))
+    titles = {False: "relative distance of Δ from −∇, over all t"}
+    if isinstance(system.dynamics, DiscreteTime):
+        titles[True] = "the same, with the nudge's missing σ′ left out of ∇ too, and ∇_s taken in the drives"
+    print(f"{options.system}: K = {system.steps}, batch {system.batch}, seed {options.seed}")
+    try:
+        for drives, title in titles.items():
+            comparisons = measure(system, runs, options.seed, drives=drives)
+            print(f"\n{title}")
+            _print_table(runs, comparisons)
+            chosen = comparisons[1]
+            parts = ", ".join(f"{name} {chosen.distance(name):.1e}" for name in chosen.errors)
+            print(f"each layer and parameter, one-sided, β = {system.beta}: {parts}")
+    except NotAtRest as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
