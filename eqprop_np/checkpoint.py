@@ -80,7 +80,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
         np.savez(file, meta=np.array(json.dumps(meta)), **progress.theta)
 
 
-_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history")
+_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle")
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:

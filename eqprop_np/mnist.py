@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="use of the nudge (default: the preset's)",
     )
+    add(
+        "--angle", type=float, default=argparse.SUPPRESS, metavar="DEGREES",
+        help="between forward and backward weights at the start, for vf and cvf (default: 0, the same)",
+    )  # fmt: skip
     add("--batch-size", type=int, default=argparse.SUPPRESS, metavar="B", help="(default: the preset's, 20)")
     add("--seed", type=int, default=0, metavar="S", help="of the only random generator")
 
@@ -227,7 +231,7 @@ def _run(options: argparse.Namespace) -> int:
         configuration = _more_epochs(configuration, progress, options)
     else:
         configuration, training, test = _configure(options)
-        progress = Progress.begin(_dynamics(configuration), configuration.seed)
+        progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
         directory = _new_directory(options.out, configuration.experiment)
     report = Report(directory, configuration, quiet=options.quiet)
     report.begin(progress)

@@ -13,6 +13,7 @@ the bias of layer 2 (one number per neuron, or per channel of an image).
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from operator import iadd
 from typing import NamedTuple
 
 import numpy as np
@@ -134,8 +135,10 @@ class Network:
             theta[back] = np.where(flipped, -transpose, transpose)
         return theta
 
-    def angle(self, theta: Theta) -> float:
+    def angle(self, theta: Theta) -> float | None:
         """The angle between w_f and w_bᵀ, those of all untied pairs as one flat vector, in degrees."""
+        if not self.pairs:
+            return None
         forward = np.concatenate([theta[name].ravel() for name, _ in self.pairs])
         backward = np.concatenate([theta[name].T.ravel() for _, name in self.pairs])
         return angle_between(forward, backward)
@@ -219,8 +222,11 @@ class Network:
 
         The Jacobian of the drives is ∂²Φ/∂s², a symmetric matrix H: what carries v back through the
         drives is what carries a state forward, the drives themselves. Held switches make them linear;
-        the input and the biases, which do not depend on s, drop out.
+        the input and the biases, which do not depend on s, drop out. Of an untied pair, H has w_f where
+        Hᵀ has w_bᵀ: the two change places.
         """
+        for forward, back in self.pairs:
+            theta = theta | {forward: theta[back].T, back: theta[forward].T}
         silent = {n: np.zeros((), v[n - 1].dtype) for n in self.layers}
         drives, _ = self.drives(theta, v, silent, switches, held=True)
         return tuple(drives[n] for n in self.layers)
@@ -229,29 +235,37 @@ class Network:
         """The vector-Jacobian product Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at (x, s_k), the mean over the batch.
 
         A connection's weight stands in two drives: post's, where it meets s^pre, and pre's, where it
-        meets s^post. Each is answered by ∂φ/∂w with v in the place of the driven layer.
+        meets s^post. Each is answered by ∂φ/∂w with v in the place of the driven layer. An untied weight
+        stands in post's drive alone.
 
         Parameters
         ----------
         terms : (s_k, v_k, the switches that belong to s_k), of the same inputs.
         """
+        v = _sum([v for _, v, _ in terms])
+        return self.outer_vjp_theta(x, v, terms[0][2]) | self.inner_vjp_theta(terms)
+
+    def outer_vjp_theta(self, x: Array, v: State, switches: Switches) -> Theta:
+        """`vjp_theta` for the input's weights and the biases alone.
+
+        In the drives they do not meet s, so that one sum of the v is enough for several terms.
+        """
+        v = tuple(value / len(x) for value in v)
+        weights = {c.name: c.gradient(x, v[c.post - 1], switches.get(c.name)) for c in self.inputs}
+        biases = {f"b{n}": v[n - 1].sum(axis=tuple(range(v[n - 1].ndim - 1))) for n in self.layers}
+        return weights | biases
+
+    def inner_vjp_theta(self, terms: Sequence[tuple[State, State, Switches]]) -> Theta:
+        """`vjp_theta` for the weights between free layers alone."""
+        terms = [(s, tuple(value / len(value) for value in v), switches) for s, v, switches in terms]
         result: Theta = {}
-        scaled = [[value / len(x) for value in v] for _, v, _ in terms]
-        total = [reduce(np.add, values) for values in zip(*scaled, strict=True)]
-        for c in self.inputs:  # as in `combine_dphi_dtheta`, one product does for all
-            result[c.name] = c.gradient(x, total[c.post - 1], terms[0][2].get(c.name))
         for c in self.recurrent:
             pre, post = c.pre - 1, c.post - 1
-            gradients = [
-                g
-                for (s, _, switches), v in zip(terms, scaled, strict=True)
-                for g in (
-                    c.gradient(s[pre], v[post], switches.get(c.name)),
-                    c.gradient(v[pre], s[post], switches.get(c.name)),
-                )
-            ]
-            result[c.name] = reduce(np.add, gradients)
-        return result | self._bias_sums(total)
+            gradients = [c.gradient(s[pre], v[post], switches.get(c.name)) for s, v, switches in terms]
+            if c.mutual:
+                gradients += [c.gradient(v[pre], s[post], switches.get(c.name)) for s, v, switches in terms]
+            result[c.name] = reduce(iadd, gradients)
+        return result
 
     def find_switches(self, theta: Theta, x: Array, s: State) -> Switches:
         """Where the maxima of each pooling connection stand at (x, s)."""
@@ -272,23 +286,31 @@ class Network:
         terms : (a_k, s_k, the switches that belong to s_k). Two of them, with opposite a_k, make the
             difference that Eq. (2) wants.
         """
+        total = _sum([tuple(a * value for value in s) for a, s, _ in terms])
+        return self.outer_vjp_theta(x, total, terms[0][2]) | self.inner_dphi_dtheta(terms)
+
+    def inner_dphi_dtheta(self, terms: Sequence[tuple[float, State, Switches]]) -> Theta:
+        """`combine_dphi_dtheta` for the weights between free layers alone.
+
+        Raises
+        ------
+        ValueError
+            If the weights are untied: then there is no Φ.
+        """
+        if self.pairs:
+            raise ValueError("this network's weights are untied, so it has no Φ: its rules are vf and cvf")
         result: Theta = {}
-        scaled = [[(a / len(x)) * value for value in s] for a, s, _ in terms]
-        total = [reduce(np.add, values) for values in zip(*scaled, strict=True)]
-        for c in self.inputs:
-            # φ is linear in s^post, and x is the same in each term: one product does for all.
-            result[c.name] = c.gradient(x, total[c.post - 1], terms[0][2].get(c.name))
         for c in self.recurrent:
             gradients = [
-                c.gradient(s[c.pre - 1], values[c.post - 1], switches.get(c.name))
-                for (_, s, switches), values in zip(terms, scaled, strict=True)
+                c.gradient(s[c.pre - 1], a / len(s[0]) * s[c.post - 1], switches.get(c.name))
+                for a, s, switches in terms
             ]
-            result[c.name] = reduce(np.add, gradients)
-        return result | self._bias_sums(total)
+            result[c.name] = reduce(iadd, gradients)
+        return result
 
-    def _bias_sums(self, s: Sequence[Array]) -> Theta:
-        """Σ over batch and pixels of each layer, the derivative of b · s with respect to b."""
-        return {f"b{n}": s[n - 1].sum(axis=tuple(range(s[n - 1].ndim - 1))) for n in self.layers}
+
+def _sum(states: Sequence[State]) -> State:
+    return tuple(reduce(np.add, values) for values in zip(*states, strict=True))
 
 
 def chain(sizes: Sequence[int]) -> Network:

@@ -125,6 +125,7 @@ class Report:
             "test_error": last["test_error"],
             "tested_on": "held-out training images" if self.configuration.validation else "test set",
             "train_error": last["train_error"],
+            "angle": progress.angle,
             "seconds": last["seconds"],
             "versions": {
                 "python": platform.python_version(),

@@ -5,10 +5,10 @@ Nothing here knows of files: a run's whole state is a `Progress`, which `eqprop_
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import Experiment
-from eqprop_np.network import Theta
+from eqprop_np.network import Network, Theta
 from eqprop_np.rules import RULES, Phases
 from eqprop_np.rules.phases import free_phase
 
@@ -77,6 +77,7 @@ class Progress:
     errors, steps : of the epoch under way: wrong predictions, and first-phase steps summed over batches.
     seconds : spent in training and evaluation.
     history : a record per epoch done.
+    angle : between forward and backward weights before training, where they are untied, in degrees.
     """
 
     theta: Theta
@@ -88,16 +89,17 @@ class Progress:
     steps: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    angle: float | None = None
 
     @classmethod
-    def begin(cls, dynamics: Dynamics, seed: int) -> "Progress":
+    def begin(cls, experiment: Experiment, dynamics: Dynamics, seed: int) -> "Progress":
         """Before the first batch."""
         rng = np.random.default_rng(seed)
-        theta = dynamics.network.init(rng)
-        return cls(theta, rng, rng.bit_generator.state)
+        theta = dynamics.network.init(rng, angle=experiment.angle)
+        return cls(theta, rng, rng.bit_generator.state, angle=dynamics.network.angle(theta))
 
 
-def sgd(theta: Theta, gradient: Theta, rates: dict[str, float]) -> None:
+def sgd(theta: Theta, gradient: Theta, rates: Mapping[str, float]) -> None:
     """Write into ``theta`` one step down the gradient, each parameter at its own rate.
 
     ``gradient`` is used as the work space, and is spoilt.
@@ -140,7 +142,7 @@ def train(
             start = time.perf_counter()
             test_error = evaluate(experiment.phases, dynamics, progress.theta, test, run)
             progress.seconds += time.perf_counter() - start
-            _finish_epoch(progress, len(training), experiment.batch_size, test_error)
+            _finish_epoch(progress, dynamics.network, len(training), test_error)
             on_epoch(progress)
     return True
 
@@ -154,7 +156,7 @@ def _epoch(
     on_batch: Callable[[Progress], bool],
 ) -> bool:
     """The rest of the epoch under way; False if ``on_batch`` ended it early."""
-    rates = experiment.rates(dynamics.network, progress.epoch)
+    phases = replace(experiment.phases, rates=experiment.rates(dynamics.network, progress.epoch))
     order = _order(progress, len(training))
     size = experiment.batch_size
     while progress.batch * size < len(training):
@@ -162,15 +164,14 @@ def _epoch(
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if experiment.augment:
             batch = batch.shifted(experiment.augment, progress.rng)
-        phases = experiment.phases.draw(progress.rng)
         gradient, output, steps = batch_gradient(
-            experiment.rule, dynamics, progress.theta, batch, phases, run
+            experiment.rule, dynamics, progress.theta, batch, phases.draw(progress.rng), run
         )
         if not np.isfinite(output).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        sgd(progress.theta, gradient, rates)
+        sgd(progress.theta, gradient, phases.rates)
         progress.errors += _wrong(output, batch)
         progress.steps += steps
         progress.batch += 1
@@ -190,7 +191,7 @@ def _order(progress: Progress, size: int) -> Array:
     return again.permutation(size)
 
 
-def _finish_epoch(progress: Progress, size: int, batch_size: int, test_error: float) -> None:
+def _finish_epoch(progress: Progress, network: Network, size: int, test_error: float) -> None:
     """Write into ``progress`` the record of the epoch, and set its counters for the next."""
     for name, value in progress.theta.items():
         if not np.isfinite(value).all():
@@ -203,6 +204,8 @@ def _finish_epoch(progress: Progress, size: int, batch_size: int, test_error: fl
         "seconds": round(progress.seconds, 2),
         "free_steps": progress.steps / progress.batch,
     }
+    if (angle := network.angle(progress.theta)) is not None:
+        record["angle"] = angle
     progress.history.append(record)
     progress.batch, progress.errors, progress.steps = 0, 0, 0.0
 
