@@ -60,6 +60,10 @@ class DiscreteTime:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β."""
         return 1.0
 
+    def inertia(self, omega: float) -> float:
+        """How far a layer is from rest after a move of 1, if the others stay: it overshot by 1 − 1/ω."""
+        return abs(1 - 1 / omega)
+
 
 @dataclass(frozen=True)
 class RealTime:
@@ -111,6 +115,10 @@ class RealTime:
     def nudge_scale(self) -> float:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β: ε."""
         return self.epsilon
+
+    def inertia(self, omega: float) -> float:
+        """As in `DiscreteTime`, but a move of 1 is one of many small ones, and counts in full."""
+        return 1.0
 
 
 Dynamics = DiscreteTime | RealTime
@@ -198,9 +206,11 @@ def relax(
     x : the input (B, …), or what `Network.clamp` made of it, to share that between phases.
     s : the state to start from; None starts at zero.
     schedule : "synchronous" is Eq. (1) to the letter, all layers at once. "alternating" updates the
-        odd layers, then the even ones, as one step: in a layered network the synchronous iteration
-        is two interleaved chains that never meet, and this follows one of them, two synchronous
-        steps at a time, to the same steady states. A nudged phase begins with the output's group.
+        odd layers, then the even ones, as one step, to the same steady states. In discrete time and a
+        layered network the free synchronous iteration is two interleaved chains that never meet, and
+        this follows one of them, two synchronous steps at a time. (In real time, under a nudge and under
+        the switches of a free layer, a layer depends on its own last state too, and the chains meet.) A
+        nudged phase begins with the output's group.
     omega : over-relaxation: move each layer ω times as far as the dynamics would. The steady states
         stay; for 1 < ω < 2 the alternating schedule often needs half as many steps (Notes).
     tol : stop when the residual is at most this; None or 0 takes every step.
@@ -210,7 +220,8 @@ def relax(
     Notes
     -----
     The residual is the largest absolute move of any neuron over a step. In the alternating schedule
-    it is taken over the layers that move last: those that move first follow from them.
+    the layers that move first follow from those that move last, so that of their own moves, without a
+    nudge, only the dynamics' `inertia` counts: in discrete time nothing, if ω = 1.
 
     Alternating updates are a Gauss-Seidel iteration on a graph of two colours, and with ω successive
     over-relaxation: if alternating contracts by λ per step near the steady state, with real λ as the
@@ -226,9 +237,10 @@ def relax(
     residuals: list[float] = []
     states = [tuple(state)]
     while len(residuals) < steps and not (tol and residuals and residuals[-1] <= tol):
+        moves: list[float] = []
         for group in groups:
             drives, switches = network.drives(theta, rates, clamped.drive, switches, group)
-            before = [state[n - 1] for n in group]
+            to_go = 1.0 if group is groups[-1] or nudge else dynamics.inertia(omega)
             for n in group:
                 old = state[n - 1]
                 force = (
@@ -239,13 +251,15 @@ def relax(
                     new -= old
                     new *= omega
                     new += old
+                if to_go:
+                    moves.append(to_go * float(np.abs(new - old).max()))
                 state[n - 1], rates[n - 1] = new, dynamics.rates(new)
-        moves = (np.abs(state[n - 1] - old).max() for n, old in zip(group, before, strict=True))
-        residuals.append(float(max(moves)))
+        residuals.append(max(moves))
         if trajectory:
             states.append(tuple(state))
     for c in network.recurrent:
-        if c.pools and c.pre in groups[-1]:  # it has moved since its switches were found
+        # Moved since its switches were found, or never asked for them.
+        if c.pools and (c.pre in groups[-1] or c.name not in switches):
             switches[c.name] = c.to_post(theta[c.name], rates[c.pre - 1])[1]
     return Relaxation(
         state=tuple(state),
@@ -259,7 +273,7 @@ def relax(
 
 def _groups(network: Network, schedule: Schedule, nudged: bool) -> Sequence[tuple[int, ...]]:
     """The layers that move together, in the order in which they do."""
-    if schedule == "synchronous":
+    if schedule == "synchronous" or not network.recurrent:
         return (tuple(network.layers),)
     first, second = network.colours
     # News comes from the input, and in the second phase from the output: whoever hears it first moves first.

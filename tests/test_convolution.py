@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from examples import CLEAR, lead, rngs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def convolutions(draw: st.DrawFn) -> Case:
     height, width = (draw(st.integers(smallest, smallest + 4)) for _ in range(2))
     batch, channels, features = (draw(st.integers(1, 3)) for _ in range(3))
     rows, columns = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(rngs)
     return Case(
         rng.standard_normal((kernel, kernel, channels, features)),
         rng.standard_normal((batch, height, width, channels)),
@@ -76,19 +77,9 @@ def poolings(draw: st.DrawFn, tied: bool = False) -> Pooling:
     window = draw(st.integers(1, 3))
     batch, rows, columns, channels = (draw(st.integers(1, 3)) for _ in range(4))
     shape = batch, rows * window, columns * window, channels
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(rngs)
     a = rng.integers(0, 2, shape).astype(float) if tied else rng.standard_normal(shape)
     return Pooling(a, rng.standard_normal((batch, rows, columns, channels)), window)
-
-
-def lead(case: Pooling) -> float:
-    """By how much the maximum of any window leads the next in it, at most 1."""
-    if case.window == 1:
-        return 1.0
-    batch, rows, columns, channels = case.values.shape
-    tiles = case.a.reshape(batch, rows, case.window, columns, case.window, channels)
-    ordered = np.sort(tiles.transpose(0, 1, 3, 5, 2, 4).reshape(-1, case.window**2))
-    return min(1.0, (ordered[:, -1] - ordered[:, -2]).min())
 
 
 # --- twins: the definitions, in loops
@@ -180,7 +171,7 @@ def test_pooling_with_held_switches_and_unpooling_are_adjoint(case: Pooling) -> 
 def test_unpooling_is_the_derivative_of_max_pooling(case: Pooling) -> None:
     """P⁻¹ at P's own switches; no maximum is challenged within the reach of the difference."""
     p = case.window
-    assume(lead(case) > 1e-3)
+    assume(lead(case.a, case.window) > CLEAR)
     check_gradient(
         lambda a: float((max_pool(a, p)[0] * case.values).sum()),
         lambda a: unpool(case.values, max_pool(a, p)[1]),
@@ -217,9 +208,11 @@ def test_ties_are_broken_the_same_way_every_time(case: Pooling) -> None:
         np.testing.assert_array_equal(alone[1][0], switches[b])
 
 
-@given(poolings(), st.integers(0, 2**32 - 1))
-def test_short_of_a_kink_the_switches_stay_and_pooling_is_linear(case: Pooling, seed: int) -> None:
-    push = np.random.default_rng(seed).uniform(-0.49, 0.49, case.a.shape) * lead(case)
+@given(poolings(), rngs)
+def test_short_of_a_kink_the_switches_stay_and_pooling_is_linear(
+    case: Pooling, rng: np.random.Generator
+) -> None:
+    push = rng.uniform(-0.49, 0.49, case.a.shape) * min(1.0, lead(case.a, case.window))
     value, switches = max_pool(case.a, case.window)
     pushed_value, pushed_switches = max_pool(case.a + push, case.window)
     np.testing.assert_array_equal(pushed_switches, switches)

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from examples import NETWORKS, draw, networks, rngs
-from hypothesis import given
+from examples import NETWORKS, all_clear, draw, networks, rngs
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eqprop_np.connections import Dense
@@ -46,6 +46,7 @@ def test_phi_of_the_skip(rng: np.random.Generator, batch: int) -> None:
 @given(rng=rngs, batch=batches)
 def test_dphi_ds_is_the_derivative(network: Network, rng: np.random.Generator, batch: int) -> None:
     theta, x, s = draw(network, batch, rng)
+    assume(all_clear(network, theta, x, s))
     check_gradient(
         lambda s: float(network.phi(theta, x, s).sum()),
         lambda s: network.dphi_ds(theta, x, s),
@@ -60,6 +61,7 @@ def test_dphi_dtheta_is_the_derivative_of_the_mean(
     network: Network, rng: np.random.Generator, batch: int
 ) -> None:
     theta, x, s = draw(network, batch, rng)
+    assume(all_clear(network, theta, x, s))
     check_gradient(
         lambda theta: float(network.phi(theta, x, s).mean()),
         lambda theta: network.dphi_dtheta(theta, x, s),
