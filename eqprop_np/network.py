@@ -40,9 +40,9 @@ class Clamped(NamedTuple):
 
 def angle_between(a: Array, b: Array) -> float:
     """The angle between two flat vectors, in degrees."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    cosine = (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))
-    return float(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
+    a, b = (v / np.linalg.norm(v) for v in (a.astype(np.float64), b.astype(np.float64)))
+    # Exact for small angles too, where the cosine is 1 to all digits (W. Kahan).
+    return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
     x, y : the inputs (B, …) and the targets (B, classes).
     phases : with one nudge (see `Phases.draw`), and a rate for each parameter.
     """
-    return continual(dynamics, theta, x, y, phases, field_change)
+    return continual(dynamics, theta, x, y, phases, field_delta)
 
 
 def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
@@ -39,7 +39,7 @@ def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
     return cvf(dynamics, theta, x, y, replace(phases, rates=dict.fromkeys(theta, 0.0)))
 
 
-def field_change(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
+def field_delta(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) for the weights between free layers."""
     v = tuple((b - a) / beta for a, b in zip(old.rates, new.rates, strict=True))
     return network.inner_vjp_theta([(old.rates, v, old.switches)])
