@@ -123,7 +123,7 @@ def second_phase(
     follow = _telescoped(network, clamped, start, phases) if telescope else None
     old = start
     for _ in range(phases.nudged_steps):
-        new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
+        old, new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
         moved = delta(network, beta, old, new)
         if not telescope:
             moved |= _outer_delta(network, x, beta, old, new)
@@ -133,15 +133,20 @@ def second_phase(
         yield old
 
 
-def _step(dynamics: Dynamics, theta: Theta, clamped: Clamped, old: Instant, force: Array) -> Instant:
-    """The first line of Eq. (5): all layers move at once."""
+def _step(
+    dynamics: Dynamics, theta: Theta, clamped: Clamped, old: Instant, force: Array
+) -> tuple[Instant, Instant]:
+    """The first line of Eq. (5), all layers at once: s_t and s_{t+1}, both with the switches of θ_t."""
     network = dynamics.network
-    drives, _ = network.drives(theta, old.rates, clamped.drive, {})
+    drives, found = network.drives(theta, old.rates, clamped.drive, {})
     forces = {network.depth: force}
     state = tuple(dynamics.update(s, drives[n], forces.get(n)) for n, s in enumerate(old.state, start=1))
     rates = tuple(map(dynamics.rates, state))
-    switches = {c.name: c.to_post(theta[c.name], rates[c.pre - 1])[1] for c in network.recurrent if c.pools}
-    return Instant(state, rates, clamped.switches | switches, {})
+    moved = {c.name: c.to_post(theta[c.name], rates[c.pre - 1])[1] for c in network.recurrent if c.pools}
+    return (
+        old._replace(switches=clamped.switches | found),
+        Instant(state, rates, clamped.switches | moved, {}),
+    )
 
 
 def _outer_delta(network: Network, x: Array, beta: float, old: Instant, new: Instant) -> Theta:
