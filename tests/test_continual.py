@@ -15,16 +15,16 @@ from eqprop_np.activations import Array, sigmoid, tanh
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, step
 from eqprop_np.experiments import EXPERIMENTS, Experiment
 from eqprop_np.network import Network, State, Theta
-from eqprop_np.rules import Phases, cep, ep
+from eqprop_np.rules import RULES, Phases, Update, cep, cvf, ep
 from eqprop_np.rules.continual import Instant, contrast, second_phase
 from eqprop_np.rules.phases import free_phase
 from eqprop_np.theorem import System, compare, first_phase, gradients, order, updates
+from eqprop_np.training import Progress, Samples, train
 
-PHASES = Phases(30, 6, beta=0.3, schedule="synchronous", tol=0.0)
 DENSE = {name: graph for name, graph in NETWORKS.items() if all(len(s) == 1 for s in graph.shapes)}
-RATES = (0.2, 0.01)  # large, so that the weights' motion is seen in the neurons', and small
+RATE = 0.2  # large, so that the weights' motion is seen in the neurons'
 
-each_rate = pytest.mark.parametrize("rate", RATES)
+each_setting = pytest.mark.parametrize(("rate", "beta"), [(RATE, 0.3), (0.01, -0.2)])
 
 
 def each_dynamics(graph: Network) -> list[Dynamics]:
@@ -35,15 +35,15 @@ def each_dynamics(graph: Network) -> list[Dynamics]:
     ]
 
 
-def problem(graph: Network, rate: float, seed: int = 0) -> tuple[Theta, Array, Array, Phases]:
+def problem(graph: Network, rate: float, beta: float = 0.3) -> tuple[Theta, Array, Array, Phases]:
     """θ, x and y of three samples, and a rate of its own for each parameter."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     theta = graph.init(rng, np.float64)
     x = rng.random((3, *graph.shapes[0]))
     y = np.eye(*graph.shapes[-1])[rng.integers(0, graph.shapes[-1][0], 3)]
     shared = max(np.prod(shape[:-1]) for shape in graph.shapes[1:])  # pixels that a weight's update sums over
     rates = {name: float(rate / shared * rng.uniform(0.5, 1.5)) for name in theta}
-    return theta, x, y, replace(PHASES, rates=rates)
+    return theta, x, y, Phases(30, 6, beta, schedule="synchronous", tol=0.0, rates=rates)
 
 
 def equation_5(
@@ -78,11 +78,11 @@ def distance(a: Theta, b: Theta) -> float:
 # --- Eq. (5)
 
 
-@each_rate
+@each_setting
 @pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
-def test_neurons_and_weights_move_as_equation_5_has_it(graph: Network, rate: float) -> None:
+def test_neurons_and_weights_move_as_equation_5_has_it(graph: Network, rate: float, beta: float) -> None:
     for dynamics in each_dynamics(graph):
-        theta, x, y, phases = problem(graph, rate)
+        theta, x, y, phases = problem(graph, rate, beta)
         clamped, free = free_phase(dynamics, theta, x, phases)
         start = Instant(free.state, free.rates, free.switches, {})
         expected = list(equation_5(dynamics, theta, x, y, free.state, phases))
@@ -93,11 +93,13 @@ def test_neurons_and_weights_move_as_equation_5_has_it(graph: Network, rate: flo
             assert_close(instant.delta, delta)
 
 
-@each_rate
+@each_setting
 @pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
-def test_sgd_at_the_same_rates_lands_on_the_phases_last_weights(graph: Network, rate: float) -> None:
+def test_sgd_at_the_same_rates_lands_on_the_phases_last_weights(
+    graph: Network, rate: float, beta: float
+) -> None:
     for dynamics in each_dynamics(graph):
-        theta, x, y, phases = problem(graph, rate)
+        theta, x, y, phases = problem(graph, rate, beta)
         before = {name: value.copy() for name, value in theta.items()}
         update = cep(dynamics, theta, x, y, phases)
         *_, (_, last, _) = equation_5(dynamics, theta, x, y, update.free.state, phases)
@@ -106,12 +108,12 @@ def test_sgd_at_the_same_rates_lands_on_the_phases_last_weights(graph: Network, 
         assert all(np.array_equal(theta[name], before[name]) for name in theta)  # nothing is written into
 
 
-@each_rate
+@each_setting
 @pytest.mark.parametrize("graph", DENSE.values(), ids=DENSE)
-def test_the_telescoped_input_is_the_plain_one(graph: Network, rate: float) -> None:
+def test_the_telescoped_input_is_the_plain_one(graph: Network, rate: float, beta: float) -> None:
     """Same states without the input's weights, also where x leads to two layers, or not to the output."""
     for dynamics in each_dynamics(graph):
-        theta, x, y, phases = problem(graph, rate)
+        theta, x, y, phases = problem(graph, rate, beta)
         clamped, free = free_phase(dynamics, theta, x, phases)
         start = Instant(free.state, free.rates, free.switches, {})
         plain, telescoped = (
@@ -128,7 +130,7 @@ def test_the_telescoped_input_is_the_plain_one(graph: Network, rate: float) -> N
 def test_weights_that_move_are_seen_in_the_neurons() -> None:
     """The tests above would pass if neither side moved θ: at these rates it matters a hundred digits."""
     graph = NETWORKS["chain"]
-    theta, x, y, phases = problem(graph, RATES[0])
+    theta, x, y, phases = problem(graph, RATE)
     found = cep(DiscreteTime(graph), theta, x, y, phases).gradient
     assert distance(found, ep(DiscreteTime(graph), theta, x, y, phases).gradient) > 0.1
 
@@ -137,7 +139,7 @@ def test_a_quantity_of_synapse_and_neurons_is_conserved() -> None:
     """Eq. (5) keeps θ − (η/β) ∂Φ/∂θ(s) as it is: so its sum over t is Eq. (2), with the moving θ's states."""
     graph = NETWORKS["skip"]
     dynamics = DiscreteTime(graph)
-    theta, x, y, phases = problem(graph, RATES[0])
+    theta, x, y, phases = problem(graph, RATE)
     update = cep(dynamics, theta, x, y, phases)
     *_, (last, _, _) = equation_5(dynamics, theta, x, y, update.free.state, phases)
     after, before = (graph.dphi_dtheta(theta, x, s) for s in (last, update.free.state))
@@ -251,3 +253,30 @@ def test_experiments_refuse_what_makes_no_sense(preset: str, settings: dict, mes
 
 def test_vf_may_share_a_batch() -> None:
     assert isinstance(replace(EXPERIMENTS["cvf-1h"], rule="vf", workers=2), Experiment)
+
+
+def test_an_untied_weight_has_the_rate_of_the_one_it_runs_against() -> None:
+    e = replace(EXPERIMENTS["cvf-2h"], rate_decay=0.5)
+    rates = e.rates(e.build((28, 28), 10).network, epoch=1)
+    for names, rate in ((("w0-1", "b1"), 0.009), (("w1-2", "w2-1", "b2"), 0.0016)):
+        assert {rates.pop(name) for name in names} == {rate / 2}
+    assert rates == dict.fromkeys(("w2-3", "w3-2", "b3"), 0.00016 / 2)
+
+
+def test_training_gives_a_rule_the_epochs_rates_and_a_sign_for_each_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At these very rates, since SGD then takes the weights where the phase left them."""
+    seen: list[Phases] = []
+
+    def spy(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        seen.append(phases)
+        return cvf(dynamics, theta, x, y, phases)
+
+    monkeypatch.setitem(RULES, "cvf", spy)
+    e = replace(EXPERIMENTS["cvf-1h"], hidden=(5,), epochs=2, rate_decay=0.5, batch_size=1)
+    samples = Samples(np.ones((12, 2, 2), np.uint8), np.arange(12) % 3)
+    dynamics = e.build((2, 2), 3)
+    train(e, dynamics, samples, samples, Progress.begin(e, dynamics, seed=0))
+    assert [phases.rates for phases in seen] == [e.rates(dynamics.network, n // 12) for n in range(24)]
+    assert {(phases.beta, phases.estimate) for phases in seen} == {(0.2, "one-sided"), (-0.2, "one-sided")}
