@@ -144,7 +144,8 @@ def drive_gradients(
     yield Moment(v, graph.vjp_theta(x, [(rest.rates, v, rest.switches)]))
     u = graph.vjp_s(theta, v, rest.switches)
     for g in unroll(dynamics, theta, graph.clamp(theta, x), rest.trajectory[:-1], u):
-        yield Moment(g.term[1], graph.vjp_theta(x, [g.term]))
+        _, v, _ = g.term
+        yield Moment(v, graph.vjp_theta(x, [g.term]))
 
 
 # ---- how far apart they are
@@ -292,21 +293,26 @@ def measure(system: System, runs: Sequence[Run], seed: int, *, drives: bool = Fa
 
 
 def _print_table(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> None:
-    """A line per run; after the runs of an estimate with η = 0, its order in β."""
-    print(f"{'estimate':10}{'β':>9}{'η':>9}{'in s':>11}{'in θ':>11}{'angle (°)':>11}")
-    for centered in (False, True):
-        name = "centred" if centered else "one-sided"
-        limit: list[tuple[float, float, float]] = []
-        for run, c in zip(runs, comparisons, strict=True):
-            if run.centered == centered:
-                print(
-                    f"{name:10}{run.beta:9.0e}{run.eta:9.0e}"
-                    f"{c.distance_s:11.1e}{c.distance_theta:11.1e}{c.angle:11.1e}"
-                )
-                if not run.eta:
-                    limit.append((run.beta, c.distance_s, c.distance_theta))
-        betas, in_s, in_theta = zip(*limit, strict=True)
-        print(f"{name:10}{'order in β':>18}{order(betas, in_s):11.2f}{order(betas, in_theta):11.2f}")
+    """A line per run: EP's with each estimate and their order in β, then C-EP's."""
+    print(f"{'':10}{'β':>9}{'η':>9}{'in s':>11}{'in θ':>11}{'angle (°)':>11}")
+    pairs = list(zip(runs, comparisons, strict=True))
+    for centered, name in ((False, "one-sided"), (True, "centred")):
+        limit = [(run, c) for run, c in pairs if run.centered == centered and not run.eta]
+        for run, c in limit:
+            _print_line(name, run, c)
+        betas = [run.beta for run, _ in limit]
+        in_s = order(betas, [c.distance_s for _, c in limit])
+        in_theta = order(betas, [c.distance_theta for _, c in limit])
+        print(f"{name:10}{'order in β':>18}{in_s:11.2f}{in_theta:11.2f}")
+    for run, c in pairs:
+        if run.eta:
+            _print_line("continual", run, c)
+
+
+def _print_line(name: str, run: Run, c: Comparison) -> None:
+    print(
+        f"{name:10}{run.beta:9.2g}{run.eta:9.2g}{c.distance_s:11.1e}{c.distance_theta:11.1e}{c.angle:11.1e}"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -325,7 +331,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs.append(Run(system.beta, system.eta))
     titles = {False: "relative distance of Δ from −∇, over all t"}
     if isinstance(system.dynamics, DiscreteTime):
-        titles[True] = "the same, with the nudge's missing σ′ left out of ∇ too, and ∇_s taken in the drives"
+        titles[True] = (
+            "the same, where ∇ begins like EP without the output's σ′, and ∇_s is taken in the drives"
+        )
     print(f"{options.system}: K = {system.steps}, batch {system.batch}, seed {options.seed}")
     try:
         for drives, title in titles.items():

@@ -266,7 +266,7 @@ def test_the_command_prints_the_orders(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert re.search(r"one-sided +order in β +1\.00 +1\.00", out)
     assert re.search(r"centred +order in β +2\.00 +2\.00", out)
-    assert re.search(r"one-sided +1e-02 +3e-04", out)
+    assert re.search(r"continual +0\.01 +0\.0003", out)
     assert "w0-2" in out
 
 

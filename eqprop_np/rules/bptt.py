@@ -66,7 +66,7 @@ def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -
     x, y : the inputs (B, …) and the targets (B, classes).
     """
     steps = min(phases.nudged_steps, phases.free_steps)
-    clamped, first = free_phase(dynamics, theta, x, phases, but=steps)
+    clamped, first = free_phase(dynamics, theta, x, phases, but_last=steps)
     last = relax(
         dynamics,
         theta,

@@ -80,11 +80,11 @@ class Update(NamedTuple):
 
 
 def free_phase(
-    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, but: int = 0
+    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, but_last: int = 0
 ) -> tuple[Clamped, Relaxation]:
-    """The first phase, but for its last ``but`` synchronous steps: from zero to the steady state s_*."""
+    """The first phase, but for its last ``but_last`` synchronous steps: from zero to the steady state s_*."""
     clamped = dynamics.network.clamp(theta, x)
-    steps = phases.steps(phases.free_steps - but)
+    steps = phases.steps(phases.free_steps - but_last)
     return clamped, relax(
         dynamics, theta, clamped, None, steps, schedule=phases.schedule, omega=phases.omega, tol=phases.tol
     )
