@@ -3,7 +3,10 @@
 Nothing here knows of files: a run's whole state is a `Progress`, which `eqprop_np.checkpoint` writes.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -236,13 +239,20 @@ def parallel(workers: int) -> Iterator[Run]:
         futures = [pool.submit(function, samples[piece], *arguments) for piece in pieces]
         return [future.result() for future in futures]
 
-    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin_worker) as pool:
         yield run
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
+    """Prepare a worker process: one BLAS thread, and an end with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threadpool_limits(1, "blas")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class Part(NamedTuple):
