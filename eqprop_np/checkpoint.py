@@ -14,8 +14,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from eqprop_np.datasets import Dataset
 from eqprop_np.experiments import Experiment
-from eqprop_np.training import Progress
+from eqprop_np.training import Progress, Samples
 
 SCHEMA = 1
 
@@ -44,6 +45,51 @@ class Configuration:
     train_size: int
     validation: int
     seed: int
+
+    @classmethod
+    def resolve(
+        cls,
+        experiment: Experiment,
+        dataset: Dataset,
+        source: str,
+        seed: int,
+        train_size: int | None = None,
+        validation: int = 0,
+    ) -> "Configuration":
+        """An experiment on these data; ``train_size`` is all that there is if it is None.
+
+        Raises
+        ------
+        ValueError
+            If the data have not as many images.
+        """
+        available = len(dataset.train_labels) - validation
+        if validation < 0 or available < 1:
+            raise ValueError(
+                f"--validation {validation} leaves nothing of {len(dataset.train_labels)} training images"
+            )
+        if train_size is not None and not 1 <= train_size <= available:
+            raise ValueError(
+                f"--train-size {train_size} is not between 1 and the {available} images there are"
+            )
+        return cls(
+            experiment=experiment,
+            source=source,
+            dataset=dataset.name,
+            image=dataset.train_images.shape[1:],
+            classes=dataset.classes,
+            train_size=train_size or available,
+            validation=validation,
+            seed=seed,
+        )
+
+    def samples(self, dataset: Dataset) -> tuple[Samples, Samples]:
+        """The training samples, and those to test on."""
+        training = Samples(dataset.train_images, dataset.train_labels)
+        test = Samples(dataset.test_images, dataset.test_labels)
+        if self.validation:
+            test = training[-self.validation :]
+        return training[: self.train_size], test
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,7 +126,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
         np.savez(file, meta=np.array(json.dumps(meta)), **progress.theta)
 
 
-_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history")
+_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle")
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:

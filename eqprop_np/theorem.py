@@ -40,9 +40,11 @@ import numpy as np
 
 from eqprop_np import network
 from eqprop_np.activations import Array, hard_sigmoid, tanh
-from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, Relaxation, relax
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Relaxation, relax
 from eqprop_np.network import State, Theta
+from eqprop_np.rules import Phases
 from eqprop_np.rules.bptt import loss_gradient, unroll
+from eqprop_np.rules.continual import Delta, Instant, contrast, second_phase
 
 
 class Moment(NamedTuple):
@@ -100,6 +102,7 @@ def updates(
     *,
     eta: float = 0.0,
     centered: bool = False,
+    delta: Delta = contrast,
 ) -> Iterator[Moment]:
     """Eq. (7): Δ_s(t) and Δ_θ(t) of EP, or with η > 0 of C-EP, for t = 0…K−1.
 
@@ -109,22 +112,20 @@ def updates(
     beta : of the nudge. In real time, the β of Eq. (7) is ε times it.
     eta : after each step, θ moves by η Δ_θ(t), as Eq. (5) has it.
     centered : the mean of the processes with β and −β, which differs from the limit by O(β²).
+    delta : another one than Eq. (7)'s, `eqprop_np.rules.vector_field.field_delta` for VF and C-VF.
     """
     if centered:
-        for a, b in zip(
-            *(updates(dynamics, theta, x, y, rest, b, eta=eta) for b in (beta, -beta)), strict=True
-        ):
+        pair = (updates(dynamics, theta, x, y, rest, b, eta=eta, delta=delta) for b in (beta, -beta))
+        for a, b in zip(*pair, strict=True):
             mean = {name: (a.theta[name] + b.theta[name]) / 2 for name in theta}
             yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
         return
-    graph, before = dynamics.network, rest
-    for _ in range(rest.steps):
-        after = relax(dynamics, theta, x, before.state, 1, nudge=Nudge(beta, y), schedule="synchronous")
+    phases = Phases(1, rest.steps, beta, rates=dict.fromkeys(theta, eta))
+    before = Instant(rest.state, rest.rates, rest.switches, {})
+    clamped = dynamics.network.clamp(theta, x)
+    for after in second_phase(dynamics, theta, clamped, before, y, phases, delta):
         moves = zip(after.state, before.state, strict=True)
-        terms = [(1 / beta, after.rates, after.switches), (-1 / beta, before.rates, before.switches)]
-        delta = graph.combine_dphi_dtheta(x, terms)
-        yield Moment(tuple((a - b) / (beta * dynamics.nudge_scale()) for a, b in moves), delta)
-        theta = {name: theta[name] + eta * delta[name] for name in theta}
+        yield Moment(tuple((a - b) / (beta * dynamics.nudge_scale()) for a, b in moves), after.delta)
         before = after
 
 
@@ -196,9 +197,7 @@ class Comparison:
             np.concatenate([sign * total[name].ravel() for name in self.total_delta])
             for sign, total in ((1, self.total_delta), (-1, self.total_nabla))
         )
-        a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-        # Exact for small angles too, where the cosine is 1 to all digits (W. Kahan).
-        return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+        return network.angle_between(a, b)
 
 
 def _square(a: Array) -> float:
