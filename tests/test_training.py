@@ -207,7 +207,7 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_leave_ctrl_c_to_their_parent() -> None:
-    with ProcessPoolExecutor(1, initializer=training._begin_worker) as pool:
+    with ProcessPoolExecutor(1, initializer=training.begin_worker) as pool:
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
 
 
