@@ -8,7 +8,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -102,14 +102,13 @@ def _batches(
 ) -> list[float]:
     """Train on these batches, writing into ``theta``; returns the first phases' steps."""
     rng = np.random.default_rng(0)
-    rates = experiment.rates(dynamics.network, 0)
+    phases = replace(experiment.phases, rates=experiment.rates(dynamics.network, 0))
     steps = []
     for number in numbers:
         chosen = np.arange(number * experiment.batch_size, (number + 1) * experiment.batch_size)
-        phases = experiment.phases.draw(rng)
         batch = samples[chosen % len(samples)]
-        gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases, run)
-        sgd(theta, gradient, rates)
+        gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases.draw(rng), run)
+        sgd(theta, gradient, phases.rates)
         steps.append(taken)
     return steps
 

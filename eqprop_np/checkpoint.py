@@ -13,8 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from eqprop_np.datasets import Dataset
 from eqprop_np.experiments import Experiment
-from eqprop_np.training import Progress
+from eqprop_np.training import Progress, Samples
 
 SCHEMA = 1
 
@@ -54,6 +55,56 @@ class Configuration:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not a whole number from {least}")
         if len(self.image) != 2 or not all(isinstance(size, int) and size > 0 for size in self.image):
             raise ValueError(f"image is {self.image}, not a height and a width")
+
+    @classmethod
+    def resolve(
+        cls,
+        experiment: Experiment,
+        dataset: Dataset,
+        source: str,
+        seed: int,
+        train_size: int | None = None,
+        validation: int = 0,
+    ) -> "Configuration":
+        """An experiment on these data; ``train_size`` is all that there is if it is None.
+
+        Raises
+        ------
+        ValueError
+            If the data have not as many images.
+        """
+        available = len(dataset.train_labels) - validation
+        if validation < 0 or available < 1:
+            raise ValueError(
+                f"--validation {validation} leaves nothing of {len(dataset.train_labels)} training images"
+            )
+        if train_size is not None and not 1 <= train_size <= available:
+            raise ValueError(
+                f"--train-size {train_size} is not between 1 and the {available} images there are"
+            )
+        return cls(
+            experiment=experiment,
+            source=source,
+            dataset=dataset.name,
+            image=dataset.train_images.shape[1:],
+            classes=dataset.classes,
+            train_size=train_size or available,
+            validation=validation,
+            seed=seed,
+        )
+
+    @property
+    def tested(self) -> str:
+        """What the error on the samples to test on is called."""
+        return "validation" if self.validation else "test"
+
+    def samples(self, dataset: Dataset) -> tuple[Samples, Samples]:
+        """The training samples, and those to test on."""
+        training = Samples(dataset.train_images, dataset.train_labels)
+        test = Samples(dataset.test_images, dataset.test_labels)
+        if self.validation:
+            test = training[-self.validation :]
+        return training[: self.train_size], test
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,6 +150,7 @@ _COUNTERS = {  # of a Progress, with their types in JSON
     "steps": _NUMBER,
     "seconds": _NUMBER,
     "history": list,
+    "angle": (*_NUMBER, type(None)),
 }
 _RECORD = ("epoch", "train_error", "test_error", "seconds", "free_steps")  # of each epoch in the history
 

@@ -1,4 +1,4 @@
-"""The terms of Φ: `Dense` and `ConvPool`, and Eq. (4).
+"""The terms of Φ: `Dense` and `ConvPool`, and Eq. (4). `Directed`, which is no term of any Φ.
 
 A connection joins a layer *pre*, nearer the input, to a layer *post*. It adds one term
 φ(s^pre, s^post; w) to the primitive function Φ, and answers four questions about it:
@@ -11,7 +11,8 @@ A connection joins a layer *pre*, nearer the input, to a layer *post*. It adds o
 φ is linear in each of s^pre, s^post and w (once the switches of a max-pool are held). So the drive
 to post is a linear map A of s^pre, and the drive to pre is its transpose: φ = ⟨s^post, A s^pre⟩ =
 ⟨Aᵀ s^post, s^pre⟩. Each drive is the other's vector-Jacobian product. Equilibrium propagation
-rests on this symmetry, and `eqprop_np.rules.bptt` uses it.
+rests on this symmetry, and `eqprop_np.rules.bptt` uses it. A `Directed` connection breaks it: pre
+hears nothing, unless another one leads back.
 
 States are batch first: (B, n) or (B, H, W, C). ``switches`` is None where there is no pooling.
 """
@@ -50,6 +51,7 @@ class Dense:
     pre_shape: Shape
     post_shape: Shape
     pools = False
+    mutual = True  # pre hears post too
 
     @cached_property
     def name(self) -> str:
@@ -78,6 +80,21 @@ class Dense:
     def gradient(self, pre: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂w = (s^pre)ᵀ s^post, summed over the batch."""
         return _flat(pre).T @ _flat(post)
+
+
+@dataclass(frozen=True)
+class Directed(Dense):
+    """One way of an untied connection: it drives post by s^pre w, and pre hears nothing of it.
+
+    They come in pairs, w_f from layer n to m ("w1-2", say) and w_b back ("w2-1"). The two drives
+    together derive from no Φ, unless w_b = w_fᵀ. What `gradient` gives is (∂F/∂w)ᵀv for the drive F to
+    post, with v in the place of s^post.
+    """
+
+    mutual = False
+
+    def phi(self, w: Array, pre: Array, post: Array, switches: None = None) -> Array:
+        raise ValueError(f"{self.name} is one way of an untied connection, which no Φ has")
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,7 @@ class ConvPool:
     stride: int = 1
     padding: int = 0
     pools = True
+    mutual = True
 
     def __post_init__(self) -> None:
         layer = f"layer {self.post}: a {self.kernel}×{self.kernel} convolution"

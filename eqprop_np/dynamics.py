@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from eqprop_np.activations import Activation, Array, sigmoid
+from eqprop_np.activations import Activation, Array, hard_sigmoid, sigmoid
 from eqprop_np.cost import cost_derivative
 from eqprop_np.network import Clamped, Network, State, Switches, Theta
 
@@ -48,6 +48,14 @@ class DiscreteTime:
             new += force
         return new
 
+    def update_vjp(self, s: Array, drive: Array, u: Array) -> tuple[Array, Array]:
+        """Carry u back through `update` without a force: to s, and to ``drive``."""
+        return np.zeros_like(s), self.sigma.derivative(drive) * u
+
+    def rates_vjp(self, s: Array, u: Array) -> Array:
+        """Carry u back through `rates`."""
+        return u
+
     def nudge_scale(self) -> float:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β."""
         return 1.0
@@ -80,6 +88,10 @@ class RealTime:
 
     def update(self, s: Array, drive: Array, force: Array | None) -> Array:
         """A layer's next state from ``drive`` = ∂Φ/∂ρ^n, which it overwrites, and the nudge's force."""
+        new = self._euler(s, drive, force)
+        return np.clip(new, 0, 1, out=new) if self.clamp else new
+
+    def _euler(self, s: Array, drive: Array, force: Array | None) -> Array:
         new = drive
         new *= self.sigma.derivative(s)
         new -= s
@@ -87,7 +99,18 @@ class RealTime:
             new += force
         new *= self.epsilon
         new += s
-        return np.clip(new, 0, 1, out=new) if self.clamp else new
+        return new
+
+    def update_vjp(self, s: Array, drive: Array, u: Array) -> tuple[Array, Array]:
+        """Carry u back through `update` without a force: to s, and to ``drive``."""
+        if self.clamp:  # its derivative is 1 on the closed interval, as the hard sigmoid's
+            u = hard_sigmoid.derivative(self._euler(s, drive.copy(), None)) * u
+        to_s = (1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive) * u
+        return to_s, self.epsilon * self.sigma.derivative(s) * u
+
+    def rates_vjp(self, s: Array, u: Array) -> Array:
+        """Carry u back through `rates`."""
+        return self.sigma.derivative(s) * u
 
     def nudge_scale(self) -> float:
         """The β of Eqs. (1), (2) and (7), in units of the nudge's β: ε."""
@@ -130,6 +153,36 @@ class Relaxation:
 def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | None = None) -> State:
     """One step of Eq. (1), or with ``nudge`` of its second phase: every layer moves at once."""
     return relax(dynamics, theta, x, s, 1, nudge=nudge, schedule="synchronous").state
+
+
+class StepVjp(NamedTuple):
+    """What `step_vjp` found.
+
+    Attributes
+    ----------
+    state : uᵀ ∂s′/∂s.
+    term : (rates, v, switches) of the step, with v what u amounts to at the drives: what
+        `Network.vjp_theta` needs for uᵀ ∂s′/∂θ, from one step or from several at once.
+    """
+
+    state: State
+    term: tuple[State, State, Switches]
+
+
+def step_vjp(dynamics: Dynamics, theta: Theta, clamped: Clamped, s: State, u: State) -> StepVjp:
+    """The vector-Jacobian product of the free step s′ = `step`(s): u, one array per layer, carried back.
+
+    Backwards through `update`, the drives and `rates`, in this order. The middle one is the
+    network's own drives again, `Network.vjp_s`.
+    """
+    network = dynamics.network
+    rates = tuple(dynamics.rates(value) for value in s)
+    drives, switches = network.drives(theta, rates, clamped.drive, {})
+    parts = [dynamics.update_vjp(s[n - 1], drives[n], u[n - 1]) for n in network.layers]
+    direct, v = zip(*parts, strict=True)
+    through = network.vjp_s(theta, v, switches)
+    back = [a + dynamics.rates_vjp(value, b) for a, value, b in zip(direct, s, through, strict=True)]
+    return StepVjp(tuple(back), (rates, v, clamped.switches | switches))
 
 
 def relax(

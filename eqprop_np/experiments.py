@@ -19,7 +19,7 @@ from eqprop_np import network
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Schedule
 from eqprop_np.network import Network
-from eqprop_np.rules import RULES, Estimate, Phases
+from eqprop_np.rules import CONTINUAL, RULES, UNTIED, Estimate, Phases
 
 DYNAMICS = ("discrete-time", "real-time")
 
@@ -34,12 +34,13 @@ class Experiment:
     channels : of the convolutional layers; none by default.
     hidden : sizes of the dense hidden layers.
     learning_rates : one per connection, from the input to the output; a layer's bias has the rate of
-        the connection that enters it.
+        the connection that enters it, and an untied weight that of the one it runs against.
     rate_decay : the factor on every rate from one epoch to the next.
     free_steps, nudged_steps, beta, estimate, schedule, omega, tol : see `eqprop_np.rules.Phases`.
     epsilon : the Euler step of real-time dynamics; without a meaning in discrete time.
     augment : shift each training image by up to so many pixels, at random; 0 for none.
     workers : processes that share each batch, each with one BLAS thread; 1 for none but this one.
+    angle : ψ between forward and backward weights at the start, in degrees, for the rules that untie them.
     source : where the numbers come from.
 
     Raises
@@ -69,6 +70,7 @@ class Experiment:
     rate_decay: float = 1.0
     augment: int = 0
     workers: int = 1
+    angle: float = 0.0
 
     def __post_init__(self) -> None:
         connections = len(self.channels) + len(self.hidden) + 1
@@ -89,6 +91,24 @@ class Experiment:
         if not isinstance(self.augment, int) or self.augment < 0:
             raise ValueError(f"augment = {self.augment} must not be negative, and whole")
         _ = self.phases
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        """Raise a ValueError where the rule and the other settings do not go together."""
+        if not 0 <= self.angle <= 180:
+            raise ValueError(f"angle = {self.angle} is not between 0 and 180 degrees")
+        if self.angle and self.rule not in UNTIED:
+            raise ValueError(
+                f"angle = {self.angle} is between forward and backward weights, which rule {self.rule} "
+                f"ties: choose rule {' or '.join(UNTIED)}"
+            )
+        if self.rule in (*CONTINUAL, *UNTIED) and self.estimate == "centered":
+            raise ValueError(f"rule {self.rule} has one nudge, so not centered: one-sided or random-sign")
+        if self.rule in CONTINUAL and self.workers > 1:
+            raise ValueError(
+                f"rule {self.rule} moves the weights by the mean over the batch at each step, so that "
+                f"{self.workers} workers cannot share one: choose 1"
+            )
 
     @property
     def phases(self) -> Phases:
@@ -107,15 +127,16 @@ class Experiment:
 
     def _network(self, image: tuple[int, int], classes: int) -> Network:
         if self.channels:
-            return network.convolutional((*image, 1), self.channels, (*self.hidden, classes))
-        return network.chain((image[0] * image[1], *self.hidden, classes))
+            graph = network.convolutional((*image, 1), self.channels, (*self.hidden, classes))
+        else:
+            graph = network.chain((image[0] * image[1], *self.hidden, classes))
+        return network.untied(graph) if self.rule in UNTIED else graph
 
     def rates(self, graph: Network, epoch: int) -> dict[str, float]:
         """The learning rate of each parameter in an epoch, counted from 0."""
-        rates: dict[str, float] = {}
-        for c, rate in zip(graph.connections, self.learning_rates, strict=True):
-            rates[c.name] = rates[f"b{c.post}"] = rate * self.rate_decay**epoch
-        return rates
+        entering = {n: self.learning_rates[n - 1] * self.rate_decay**epoch for n in graph.layers}
+        weights = {c.name: entering[max(c.pre, c.post)] for c in graph.connections}
+        return weights | {f"b{n}": rate for n, rate in entering.items()}
 
     def to_the_letter(self) -> "Experiment":
         """The same as published: T and K synchronous steps."""
@@ -194,6 +215,62 @@ EXPERIMENTS = {
             epsilon=0.2,
             epochs=50,
             source="[1]",
+        ),
+        Experiment(
+            name="cep-1h",
+            rule="cep",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512,),
+            learning_rates=(0.0056, 0.0028),
+            free_steps=40,
+            nudged_steps=15,
+            beta=0.2,
+            epochs=100,
+            omega=1.2,
+            source="[2]",
+        ),
+        Experiment(
+            name="cep-2h",
+            rule="cep",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512, 512),
+            learning_rates=(0.01, 0.0018, 0.00018),
+            free_steps=100,
+            nudged_steps=20,
+            beta=0.5,
+            epochs=150,
+            omega=1.4,
+            source="[2]",
+        ),
+        Experiment(
+            name="cvf-1h",
+            rule="cvf",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512,),
+            learning_rates=(0.0076, 0.0038),
+            free_steps=40,
+            nudged_steps=15,
+            beta=0.2,
+            estimate="random-sign",
+            epochs=100,
+            source="[2]",
+        ),
+        Experiment(
+            name="cvf-2h",
+            rule="cvf",
+            dynamics="discrete-time",
+            activation="sigmoid",
+            hidden=(512, 512),
+            learning_rates=(0.009, 0.0016, 0.00016),
+            free_steps=100,
+            nudged_steps=20,
+            beta=0.35,
+            estimate="random-sign",
+            epochs=150,
+            source="[2]",
         ),
         Experiment(
             name="conv",

@@ -14,7 +14,7 @@ from typing import Any
 from eqprop_np import checkpoint
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.checkpoint import CheckpointError, Configuration
-from eqprop_np.datasets import DataError, Dataset, load
+from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import SCHEDULES, Dynamics
 from eqprop_np.experiments import EXPERIMENTS, Experiment
 from eqprop_np.report import Report
@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="use of the nudge (default: the preset's)",
     )
+    add(
+        "--angle", type=float, default=argparse.SUPPRESS, metavar="DEGREES",
+        help="between forward and backward weights at the start, for vf and cvf (default: 0, the same)",
+    )  # fmt: skip
     add("--batch-size", type=int, default=argparse.SUPPRESS, metavar="B", help="(default: the preset's, 20)")
     add("--seed", type=int, default=0, metavar="S", help="of the only random generator")
 
@@ -157,34 +161,13 @@ def _configure(options: argparse.Namespace) -> tuple[Configuration, Samples, Sam
     """A new run's configuration, its training samples and its test samples."""
     experiment = _experiment(options)
     dataset = load(options.data, progress=not options.quiet)
-    held_out, size = options.validation, options.train_size
-    available = len(dataset.train_labels) - held_out
-    if held_out < 0 or available < 1:
-        raise BadInput(
-            f"--validation {held_out} leaves nothing of {len(dataset.train_labels)} training images"
+    try:
+        configuration = Configuration.resolve(
+            experiment, dataset, options.data, options.seed, options.train_size, options.validation
         )
-    if size is not None and not 1 <= size <= available:
-        raise BadInput(f"--train-size {size} is not between 1 and the {available} images there are")
-    configuration = Configuration(
-        experiment=experiment,
-        source=options.data,
-        dataset=dataset.name,
-        image=dataset.train_images.shape[1:],
-        classes=dataset.classes,
-        train_size=size or available,
-        validation=held_out,
-        seed=options.seed,
-    )
-    return configuration, *_samples(configuration, dataset)
-
-
-def _samples(configuration: Configuration, dataset: Dataset) -> tuple[Samples, Samples]:
-    """The training samples, and those to test on."""
-    training = Samples(dataset.train_images, dataset.train_labels)
-    test = Samples(dataset.test_images, dataset.test_labels)
-    if configuration.validation:
-        test = training[-configuration.validation :]
-    return training[: configuration.train_size], test
+    except ValueError as error:
+        raise BadInput(error) from None
+    return configuration, *configuration.samples(dataset)
 
 
 def _dynamics(configuration: Configuration) -> Dynamics:
@@ -204,7 +187,7 @@ def _saved(path: Path, options: argparse.Namespace) -> tuple[Configuration, Prog
     wanted = (configuration.dataset, configuration.image, configuration.classes)
     if found != wanted:
         raise BadInput(f"{path} belongs to {wanted[0]}, but the data found are {found[0]}: say --data")
-    return configuration, progress, *_samples(configuration, dataset)
+    return configuration, progress, *configuration.samples(dataset)
 
 
 # ---- evaluate, train, resume
@@ -227,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
         configuration = _more_epochs(configuration, progress, options)
     else:
         configuration, training, test = _configure(options)
-        progress = Progress.begin(_dynamics(configuration), configuration.seed)
+        progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
         directory = _new_directory(options.out, configuration.experiment)
     report = Report(directory, configuration, quiet=options.quiet)
     report.begin(progress)

@@ -100,7 +100,7 @@ class Report:
 
     def end(self, progress: Progress) -> None:
         """The summary, the picture and the last line."""
-        summary = self._summary(progress)
+        summary = summarize(self.configuration, progress)
         write_json(self.directory / "summary.json", summary)
         self._plot(progress)
         print(
@@ -112,30 +112,6 @@ class Report:
     @property
     def _tested(self) -> str:
         return "validation" if self.configuration.validation else "test"
-
-    def _summary(self, progress: Progress) -> dict[str, Any]:
-        last = progress.history[-1]
-        return {
-            "preset": self.configuration.experiment.name,
-            "rule": self.configuration.experiment.rule,
-            "dataset": self.configuration.dataset,
-            "train_size": self.configuration.train_size,
-            "epochs": progress.epoch,
-            "seed": self.configuration.seed,
-            "test_error": last["test_error"],
-            "tested_on": "held-out training images" if self.configuration.validation else "test set",
-            "train_error": last["train_error"],
-            "seconds": last["seconds"],
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-                "matplotlib": matplotlib.__version__,
-            },
-            "git_commit": git_commit(),
-            "configuration": self.configuration.to_json(),
-            "history": progress.history,
-        }
 
     def _plot(self, progress: Progress) -> None:
         history = progress.history
@@ -154,6 +130,33 @@ class Report:
         axes.legend(frameon=False)
         with replacing(self.directory / "curves.png", "wb") as file:
             figure.savefig(file, format="png", dpi=150)
+
+
+def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any]:
+    """A run in numbers: what was asked, what came out, and by which versions."""
+    last = progress.history[-1]
+    return {
+        "preset": configuration.experiment.name,
+        "rule": configuration.experiment.rule,
+        "dataset": configuration.dataset,
+        "train_size": configuration.train_size,
+        "epochs": progress.epoch,
+        "seed": configuration.seed,
+        "test_error": last["test_error"],
+        "tested_on": "held-out training images" if configuration.validation else "test set",
+        "train_error": last["train_error"],
+        "angle": progress.angle,
+        "seconds": last["seconds"],
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "matplotlib": matplotlib.__version__,
+        },
+        "git_commit": git_commit(),
+        "configuration": configuration.to_json(),
+        "history": progress.history,
+    }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

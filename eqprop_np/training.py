@@ -3,12 +3,15 @@
 Nothing here knows of files: a run's whole state is a `Progress`, which `eqprop_np.checkpoint` writes.
 """
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import Experiment
-from eqprop_np.network import Theta
+from eqprop_np.network import Network, Theta
 from eqprop_np.rules import RULES, Phases
 from eqprop_np.rules.phases import free_phase
 
@@ -77,6 +80,7 @@ class Progress:
     errors, steps : of the epoch under way: wrong predictions, and first-phase steps summed over batches.
     seconds : spent in training and evaluation.
     history : a record per epoch done.
+    angle : between forward and backward weights before training, where they are untied, in degrees.
     """
 
     theta: Theta
@@ -88,16 +92,17 @@ class Progress:
     steps: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    angle: float | None = None
 
     @classmethod
-    def begin(cls, dynamics: Dynamics, seed: int) -> "Progress":
+    def begin(cls, experiment: Experiment, dynamics: Dynamics, seed: int) -> "Progress":
         """Before the first batch."""
         rng = np.random.default_rng(seed)
-        theta = dynamics.network.init(rng)
-        return cls(theta, rng, rng.bit_generator.state)
+        theta = dynamics.network.init(rng, angle=experiment.angle)
+        return cls(theta, rng, rng.bit_generator.state, angle=dynamics.network.angle(theta))
 
 
-def sgd(theta: Theta, gradient: Theta, rates: dict[str, float]) -> None:
+def sgd(theta: Theta, gradient: Theta, rates: Mapping[str, float]) -> None:
     """Write into ``theta`` one step down the gradient, each parameter at its own rate.
 
     ``gradient`` is used as the work space, and is spoilt.
@@ -142,7 +147,7 @@ def train(
             start = time.perf_counter()
             test_error = evaluate(experiment.phases, dynamics, progress.theta, test, run)
             progress.seconds += time.perf_counter() - start
-            _finish_epoch(progress, len(training), test_error)
+            _finish_epoch(progress, dynamics.network, len(training), test_error)
             on_epoch(progress)
     return True
 
@@ -156,7 +161,7 @@ def _epoch(
     on_batch: Callable[[Progress], bool],
 ) -> bool:
     """The rest of the epoch under way; False if ``on_batch`` ended it early."""
-    rates = experiment.rates(dynamics.network, progress.epoch)
+    phases = replace(experiment.phases, rates=experiment.rates(dynamics.network, progress.epoch))
     order = _order(progress, len(training))
     size = experiment.batch_size
     while progress.batch * size < len(training):
@@ -164,15 +169,14 @@ def _epoch(
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if experiment.augment:
             batch = batch.shifted(experiment.augment, progress.rng)
-        phases = experiment.phases.draw(progress.rng)
         gradient, output, steps = batch_gradient(
-            experiment.rule, dynamics, progress.theta, batch, phases, run
+            experiment.rule, dynamics, progress.theta, batch, phases.draw(progress.rng), run
         )
         if not np.isfinite(output).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        sgd(progress.theta, gradient, rates)
+        sgd(progress.theta, gradient, phases.rates)
         progress.errors += _wrong(output, batch)
         progress.steps += steps
         progress.batch += 1
@@ -199,7 +203,7 @@ def _require_finite(progress: Progress) -> None:
             raise Diverged(f"parameter {name} is not finite after {where}")
 
 
-def _finish_epoch(progress: Progress, size: int, test_error: float) -> None:
+def _finish_epoch(progress: Progress, network: Network, size: int, test_error: float) -> None:
     """Write into ``progress`` the record of the epoch, and set its counters for the next."""
     progress.epoch += 1
     record = {
@@ -209,6 +213,8 @@ def _finish_epoch(progress: Progress, size: int, test_error: float) -> None:
         "seconds": round(progress.seconds, 2),
         "free_steps": progress.steps / progress.batch,
     }
+    if (angle := network.angle(progress.theta)) is not None:
+        record["angle"] = angle
     progress.history.append(record)
     progress.batch, progress.errors, progress.steps = 0, 0, 0.0
 
@@ -239,13 +245,20 @@ def parallel(workers: int) -> Iterator[Run]:
         futures = [pool.submit(function, samples[piece], *arguments) for piece in pieces]
         return [future.result() for future in futures]
 
-    with ProcessPoolExecutor(workers, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, initializer=begin_worker) as pool:
         yield run
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
+    """Prepare a worker process: one BLAS thread, and an end with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threadpool_limits(1, "blas")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class Part(NamedTuple):

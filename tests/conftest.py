@@ -1,10 +1,12 @@
 """What all tests share: reproducible examples, and a place of their own to write in."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
+from threadpoolctl import threadpool_limits
 
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile(
@@ -16,6 +18,13 @@ settings.load_profile("default")
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """BLAS threads wait for one another at each small product: on busy cores that takes 50 times as long."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def progress(batches: int = 4) -> Progress:
     """After so many batches, three to an epoch."""
     rng = np.random.default_rng(1)
     data = Samples(rng.integers(0, 256, (10, 3, 4)).astype(np.uint8), np.arange(10) % 2)
-    result = Progress.begin(EXPERIMENT.build((3, 4), 2), 7)
+    result = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7)
     train(
         EXPERIMENT, EXPERIMENT.build((3, 4), 2), data, data, result,
         on_batch=lambda p: 3 * p.epoch + p.batch == batches,
@@ -61,7 +61,7 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 5, 6])
 def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
     """Before the first batch, within an epoch, between epochs, at the end."""
-    before = Progress.begin(EXPERIMENT.build((3, 4), 2), 7) if batches == 0 else progress(batches)
+    before = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7) if batches == 0 else progress(batches)
     save(tmp_path / "c.npz", CONFIGURATION, before)
     configuration, after = load(tmp_path / "c.npz")
     assert configuration == CONFIGURATION
@@ -72,7 +72,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
         after.theta[name] += 1  # whoever goes on writes into it
     assert after.rng.bit_generator.state == before.rng.bit_generator.state
     assert after.rng is not before.rng
-    for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history"):
+    for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle"):
         assert getattr(after, name) == getattr(before, name), name
 
 
@@ -163,6 +163,7 @@ META: list[tuple[str, Any]] = [
     *[("progress.steps", value) for value in (None, "1", -1.0, float("nan"))],
     *[("progress.seconds", value) for value in (None, "1", -1.0, float("nan"))],
     *[("progress.history", value) for value in (None, {}, [], [1], [{}], [{"epoch": "1"}])],
+    *[("progress.angle", value) for value in ("0", [], {})],
     ("progress.unknown", 1),
     *[("configuration.experiment", value) for value in (None, [], "p-1h", {})],
     *[("configuration.experiment.hidden", value) for value in (None, 3, "3", ["3"], [0], [3.0], [4])],

@@ -1,7 +1,8 @@
 """What the learning rules share: their settings, the first phase, and the record they return."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ class Phases:
     schedule : of both phases, see `eqprop_np.dynamics.relax`.
     omega, tol : of the first phase, see there. The second takes all of its K steps, and plain ones: with
         the nudge outside σ, over-relaxation would make the output swing.
+    rates : η of each parameter, at which a continual rule moves it within the second phase.
 
     Raises
     ------
@@ -40,6 +42,7 @@ class Phases:
     schedule: Schedule = "alternating"
     omega: float = 1.0
     tol: float = 1e-3
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.beta == 0 or not math.isfinite(self.beta):
@@ -79,10 +82,12 @@ class Update(NamedTuple):
     free: Relaxation
 
 
-def free_phase(dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> tuple[Clamped, Relaxation]:
-    """The first phase: from zero to the steady state s_*."""
+def free_phase(
+    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, but_last: int = 0
+) -> tuple[Clamped, Relaxation]:
+    """The first phase, but for its last ``but_last`` synchronous steps: from zero to the steady state s_*."""
     clamped = dynamics.network.clamp(theta, x)
-    steps = phases.steps(phases.free_steps)
+    steps = phases.steps(phases.free_steps - but_last)
     return clamped, relax(
         dynamics, theta, clamped, None, steps, schedule=phases.schedule, omega=phases.omega, tol=phases.tol
     )

@@ -1,0 +1,232 @@
+"""The figures of the abstract: ``python -m eqprop_np.figures fig1a`` or ``fig1b``.
+
+- Fig. 1(a): the first phase unrolled, with BPTT's gradients, and the second, with EP's updates.
+- Fig. 1(b): Δ_θ(t) over −∇_θ(t) for some synapses: standard EP, continual EP, a discrete-time CNN.
+
+Colours are those of Okabe and Ito, which the colour-blind tell apart.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from eqprop_np.activations import Array
+from eqprop_np.checkpoint import replacing
+from eqprop_np.theorem import SYSTEMS, NotAtRest, first_phase, gradients, updates
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+GREY = "0.45"
+STYLE = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
+
+
+# ---- Fig. 1(a)
+
+
+def draw_fig1a() -> Figure:
+    """Fig. 1(a): an update on the right has the colour of the gradient on the left that it is equal to."""
+    figure = Figure(figsize=(7, 2.7), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _draw_gradients(left)
+    _draw_updates(right)
+    for axes, begin in ((left, -0.35), (right, -0.9)):
+        axes.set(xlim=(begin, begin + 4.3), ylim=(-1.3, 1.75), aspect="equal")
+        axes.axis("off")
+    figure.supxlabel(
+        r"same colour:  $\Delta_s(t) = -\nabla_{\!s}(t)$,   $\Delta_\theta(t) = -\nabla_{\!\theta}(t)$"
+        r"   as $\beta \to 0$ and $\eta/\beta \to 0$",
+        fontsize=11,
+    )
+    return figure
+
+
+def _draw_gradients(axes: Axes) -> None:
+    """Eq. (6): the last three steps of the first phase, and what BPTT carries back through them."""
+    axes.set_title("first phase, and BPTT", fontsize=11)
+    names = [r"T\!-\!3", r"T\!-\!2", r"T\!-\!1", "T"]
+    for x, name in enumerate(names):
+        t = 3 - x
+        colour = COLOURS[t] if t < 3 else GREY
+        _node(axes, (x, 0), f"$s_{{{name}}}$", colour)
+        _arrow(axes, (x, 0), (x + 1, 0))
+        if t < 3:
+            _node(axes, (x, 1), rf"$\theta_{{{name}}}$", colour)
+            _arrow(axes, (x, 1), (x, 0))
+            _label(axes, (x, 1.5), rf"$\nabla_{{\!\theta}}({t})$", colour)
+            _label(axes, (x, -0.52), rf"$\nabla_{{\!s}}({t})$", colour)
+            _arrow(axes, (x - 0.26, -0.52), (x - 0.74, -0.52), colour, shrink=0)
+    _label(axes, (3.85, 0), r"$\ell$", "black")
+
+
+def _draw_updates(axes: Axes) -> None:
+    """Eq. (7): the first three steps of the second phase, in which the state and, in C-EP, θ move."""
+    axes.set_title("second phase, and EP", fontsize=11)
+    for x in range(4):
+        _node(axes, (x, 0), f"$s_{x}$", GREY)
+        if x:
+            _arrow(axes, (x, -1.2), (x, 0))
+        _node(axes, (x, 1), rf"$\theta_{x}$", GREY)
+    for t in range(3):
+        colour = COLOURS[t]
+        _arrow(axes, (t, 1), (t + 1, 0))
+        _arrow(axes, (t, 0), (t + 1, 0), colour, width=2.2)
+        _arrow(axes, (t, 1), (t + 1, 1), colour, width=2.2)
+        _label(axes, (t + 0.5, 1.5), rf"$\Delta_\theta({t})$", colour)
+        _label(axes, (t + 0.5, -0.52), rf"$\Delta_s({t})$", colour)
+    _label(axes, (-0.55, 0), r"$s_*=$", "black")
+    _label(axes, (0.35, -1.05), r"$-\beta\,\partial\ell/\partial s$", "black")
+
+
+def _node(axes: Axes, at: tuple[float, float], text: str, colour: str) -> None:
+    axes.plot(*at, "o", ms=27, mfc="white", mec=colour, mew=1.6, zorder=3)
+    axes.text(*at, text, ha="center", va="center", zorder=4)
+
+
+def _arrow(
+    axes: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    colour: str = GREY,
+    width: float = 1.0,
+    shrink: float = 14,
+) -> None:
+    style = {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": shrink, "shrinkB": shrink}
+    axes.annotate("", end, start, arrowprops=style, annotation_clip=False)
+
+
+def _label(axes: Axes, at: tuple[float, float], text: str, colour: str) -> None:
+    axes.text(*at, text, color=colour, ha="center", va="center", fontsize=12)
+
+
+# ---- Fig. 1(b)
+
+
+class Panel(NamedTuple):
+    """A title, a name in `eqprop_np.theorem.SYSTEMS`, and whether θ moves during the second phase."""
+
+    title: str
+    system: str
+    continual: bool
+
+
+PAPER = (
+    Panel("standard EP", "toy", False),
+    Panel("continual EP", "toy", True),
+    Panel("discrete-time CNN", "conv", False),
+)
+
+
+def draw_fig1b(panels: Sequence[Panel] = PAPER, seed: int = 0) -> Figure:
+    """Fig. 1(b): Δ_θ(t) (plain) and −∇_θ(t) (dashed), a colour for each synapse."""
+    figure = Figure(figsize=(7, 2.7), layout="constrained")
+    for axes, panel in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
+    ):
+        deltas, nablas = _processes(panel, seed)
+        for colour, delta, nabla in zip(COLOURS, deltas, nablas, strict=False):
+            axes.plot(delta, color=colour, lw=3, alpha=0.4, solid_capstyle="butt")
+            axes.plot(nabla, "--", color=colour, lw=1.3)
+        axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+        axes.set(xlabel="$t$", xlim=(0, len(deltas[0]) - 1), ylim=(-1.3, 1.3), yticks=(-1, 0, 1))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_title(panel.title, fontsize=11)
+    figure.axes[0].set_ylabel("update, relative")
+    lines = [Line2D([], [], color="0.2", lw=3, alpha=0.4), Line2D([], [], color="0.2", lw=1.3, ls="--")]
+    names = [r"$\Delta_\theta(t)$, EP", r"$-\nabla_{\!\theta}(t)$, BPTT"]
+    figure.legend(lines, names, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _processes(panel: Panel, seed: int) -> tuple[list[Array], list[Array]]:
+    """Δ_θ and −∇_θ, each (K,), of two synapses of each connection.
+
+    They are those with the largest and the smallest total −∇_θ, whether they agree or not, and are shown
+    relative to the largest −∇_θ(t) of all connections into the same layer.
+    """
+    system = SYSTEMS[panel.system]
+    dynamics, (theta, x, y) = system.dynamics, system.draw(seed)
+    rest = first_phase(dynamics, theta, x, system.steps)
+    connections = dynamics.network.connections
+    totals: dict[str, Any] = {c.name: 0 for c in connections}
+    largest = {c.post: 0.0 for c in connections}
+    for nabla in gradients(dynamics, theta, x, y, rest):
+        for c in connections:
+            totals[c.name] = totals[c.name] - nabla.theta[c.name]
+            largest[c.post] = max(largest[c.post], np.abs(nabla.theta[c.name]).max())
+    chosen = [(c, i) for c in connections for i in (totals[c.name].argmax(), totals[c.name].argmin())]
+    eta = system.eta if panel.continual else 0.0
+    processes = (
+        (1, updates(dynamics, theta, x, y, rest, system.beta, eta=eta)),
+        (-1, gradients(dynamics, theta, x, y, rest)),
+    )
+    deltas, nablas = (
+        np.array([[sign * m.theta[c.name].flat[i] / largest[c.post] for c, i in chosen] for m in process]).T
+        for sign, process in processes
+    )
+    return list(deltas), list(nablas)
+
+
+# ---- the command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 if the figure cannot be made."""
+    options = _parser().parse_args(arguments)
+    out = options.out or Path("runs") / f"{options.figure}.png"
+    try:
+        with rc_context(STYLE):
+            save(options.draw(options), out)
+    except (NotAtRest, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m eqprop_np.figures", description="Draw a figure.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--out", type=Path, metavar="FILE", help=".png, .pdf or .svg (default: runs/FIGURE.png)"
+    )
+    figures = parser.add_subparsers(dest="figure", required=True)
+    fig1a = figures.add_parser("fig1a", parents=[common], help="the computational graph of Theorem 1")
+    fig1a.set_defaults(draw=lambda options: draw_fig1a())
+    fig1b = figures.add_parser("fig1b", parents=[common], help="updates of EP over gradients of BPTT")
+    fig1b.add_argument(
+        "--system", choices=SYSTEMS, help="EP and C-EP on this one (default: the paper's three panels)"
+    )
+    fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="of θ and the data (default: 0)")
+    fig1b.set_defaults(draw=_fig1b)
+    return parser
+
+
+def _fig1b(options: argparse.Namespace) -> Figure:
+    if options.system is None:
+        return draw_fig1b(seed=options.seed)
+    names = ((f"{options.system}: {name}", name == "C-EP") for name in ("EP", "C-EP"))
+    return draw_fig1b([Panel(title, options.system, continual) for title, continual in names], options.seed)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all, in the format of the file's suffix."""
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in figure.canvas.get_supported_filetypes():
+        raise ValueError(
+            f"{path}: cannot write a figure as {path.suffix or 'a file without suffix'}: use .png"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format=suffix, dpi=200)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

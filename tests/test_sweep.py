@@ -1,0 +1,266 @@
+"""The sweep: a point is a run, finished ones stay, and one that fails takes no other with it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from eqprop_np import mnist, sweep
+from eqprop_np.checkpoint import Configuration
+from eqprop_np.experiments import EXPERIMENTS
+from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
+from eqprop_np.training import Progress, Samples
+
+SMALL = {"hidden": (6,), "epochs": 1}
+NAMES = ["p-1h-seed3", "cvf-1h-0deg-seed3", "cvf-1h-22.5deg-seed3"]
+
+
+def points() -> list[Configuration]:
+    return grid(["p-1h", "cvf-1h"], (0, 22.5), [3], "glyphs", 60, **SMALL)
+
+
+@pytest.fixture
+def executor() -> Executor:
+    return ThreadPoolExecutor(1)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the points measured, in a sweep that need not wait for them."""
+    names: list[str] = []
+
+    def instead(point: Configuration) -> sweep.Record:
+        names.append(point_name(point))
+        history = [{"test_error": float(n)} for n in range(7)]
+        return {
+            "preset": point.experiment.name,
+            "configuration": point.to_json(),
+            "seed": point.seed,
+            "epochs": 7,
+            "history": history,
+            "seconds": 1.0,
+            "update_angle": 30.0 + point.experiment.angle,
+        }
+
+    monkeypatch.setattr(sweep, "measure", instead)
+    return names
+
+
+# --- the points
+
+
+def test_a_grid_has_every_angle_where_weights_are_untied() -> None:
+    found = grid(["cep-1h", "cvf-1h"], (0, 90), (1, 2), "glyphs", 50, epochs=3)
+    assert [point_name(point) for point in found] == [
+        "cep-1h-seed1",
+        "cep-1h-seed2",
+        "cvf-1h-0deg-seed1",
+        "cvf-1h-0deg-seed2",
+        "cvf-1h-90deg-seed1",
+        "cvf-1h-90deg-seed2",
+    ]
+    assert {(point.train_size, point.experiment.epochs) for point in found} == {(50, 3)}
+    assert found[-1].experiment == replace(EXPERIMENTS["cvf-1h"], angle=90, epochs=3)
+    assert grid(["conv"], (0,), [0], "glyphs")[0].experiment.workers == 1  # each run has one process
+
+
+def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
+    record = measure(points()[-1])
+    out = tmp_path / "run"
+    command = [
+        "--preset",
+        "cvf-1h",
+        "--angle",
+        "22.5",
+        "--hidden",
+        "6",
+        "--epochs",
+        "1",
+        "--train-size",
+        "60",
+    ]
+    assert mnist.main([*command, "--seed", "3", "--data", "glyphs", "--out", str(out), "--quiet"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    for one in (record, summary):
+        del one["seconds"], one["history"][0]["seconds"]
+    assert 0 < record.pop("update_angle") < 180
+    assert json.loads(json.dumps(record)) == summary
+
+
+def test_it_refuses_other_data_than_the_points() -> None:
+    with pytest.raises(ValueError, match=r"found glyphs \(not MNIST\), not mnist"):
+        measure(replace(points()[0], dataset="mnist"))
+
+
+# --- the angle before training
+
+
+def angle(samples: int = 60, **settings: object) -> float:
+    experiment = replace(EXPERIMENTS["eb-1h"], hidden=(6,), **settings)
+    rng = np.random.default_rng(0)
+    data = Samples(rng.integers(0, 256, (300, 4, 4), np.uint8), rng.integers(0, 3, 300))[:samples]
+    dynamics = experiment.build((4, 4), 3)
+    return update_angle(experiment, dynamics, Progress.begin(experiment, dynamics, 0).theta, data)
+
+
+def test_the_angle_of_bptt_is_zero_and_theorem_1_makes_that_of_ep_small() -> None:
+    long = {"free_steps": 2000, "nudged_steps": 400, "schedule": "synchronous"}
+    assert angle(rule="bptt", **long) == 0
+    assert angle(rule="ep", beta=1e-5, **long) < 0.01
+    assert angle(rule="ep", beta=0.5, **long) > 0.5
+
+
+def test_the_angle_is_the_mean_over_the_first_batches() -> None:
+    whole = angle(30, batch_size=10, beta=0.5)
+    many = angle(10 * sweep.BATCHES + 10, batch_size=10, beta=0.5)
+    assert whole != angle(10, batch_size=10, beta=0.5)
+    assert many == angle(10 * sweep.BATCHES, batch_size=10, beta=0.5)
+
+
+def test_the_angle_grows_with_that_of_the_weights_and_the_rate() -> None:
+    vf = {"rule": "vf", "beta": 0.1, "free_steps": 400, "nudged_steps": 60}
+    angles = [angle(angle=psi, **vf) for psi in (0.0, 90.0, 180.0)]
+    assert angles == sorted(angles)
+    assert angles[-1] > angles[0] + 10
+    assert angle(**(vf | {"rule": "cvf"}), learning_rates=(0.1, 0.1)) > angles[0] + 1
+
+
+# --- what is kept
+
+
+def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
+    tmp_path: Path, executor: Executor, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.sweep(points(), tmp_path / "new" / "sweep", executor) == {}
+    assert measured == NAMES
+    directory = tmp_path / "new" / "sweep"
+    assert {path.stem for path in directory.iterdir()} == {*NAMES, "summary"}
+    lines = json.loads((directory / "summary.json").read_text())["points"]
+    assert sorted((line["preset"], line["psi"], line["update_angle"]) for line in lines) == [
+        ("cvf-1h", 0, 30),
+        ("cvf-1h", 22.5, 52.5),
+        ("p-1h", 0, 30),
+    ]
+    # The mean over the last five epochs of 0, 1, …, 6.
+    assert {(line["seed"], line["epochs"], line["test_error"]) for line in lines} == {(3, 7, 4.0)}
+    shown = capsys.readouterr()
+    assert "cvf-1h-22.5deg-seed3: test error 4.00 %, 52.5° from BPTT before training" in shown.out
+    assert shown.err == ""  # no bar where there is no terminal
+
+
+def test_a_restart_does_what_is_missing(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
+    sweep.sweep(points()[:1], tmp_path, executor)
+    kept = (tmp_path / f"{NAMES[0]}.json").stat().st_mtime_ns
+    assert sweep.sweep(points(), tmp_path, executor) == {}
+    assert measured == NAMES
+    assert (tmp_path / f"{NAMES[0]}.json").stat().st_mtime_ns == kept
+    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 3
+
+
+def test_a_point_with_other_settings_is_not_taken_for_the_same(
+    tmp_path: Path, executor: Executor, measured: list[str]
+) -> None:
+    sweep.sweep(points(), tmp_path, executor)
+    others = grid(["p-1h"], (), [3], "glyphs", 60, **SMALL | {"epochs": 2})
+    with pytest.raises(ValueError, match=r"p-1h-seed3\.json holds a run with other settings"):
+        sweep.sweep(others, tmp_path, executor)
+    assert measured == NAMES
+
+
+def test_a_point_that_fails_is_reported_and_the_others_are_kept(
+    tmp_path: Path,
+    executor: Executor,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = sweep.measure
+
+    def bad(point: Configuration) -> sweep.Record:
+        if point.experiment.angle == 0 and point.experiment.rule == "cvf":
+            raise RuntimeError("no luck")
+        return good(point)
+
+    monkeypatch.setattr(sweep, "measure", bad)
+    assert sweep.sweep(points(), tmp_path, executor) == {NAMES[1]: "RuntimeError: no luck"}
+    assert capsys.readouterr().err == f"{NAMES[1]} failed: RuntimeError: no luck\n"
+    assert {path.stem for path in tmp_path.iterdir()} == {NAMES[0], NAMES[2], "summary"}
+    monkeypatch.setattr(sweep, "measure", good)
+    assert sweep.sweep(points(), tmp_path, executor) == {}
+    assert measured == [NAMES[0], NAMES[2], NAMES[1]]
+
+
+def test_an_interrupt_cancels_what_has_not_begun(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_line", lambda name, record: signal.raise_signal(signal.SIGINT) or "")
+    with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
+        sweep.sweep(points(), tmp_path, executor)
+    assert (tmp_path / f"{NAMES[0]}.json").exists()
+    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 1
+
+
+# --- processes, and clusters
+
+
+def test_a_process_that_dies_takes_no_other_with_it() -> None:
+    executor = OwnProcesses(2)
+    bad, good, threads = (
+        executor.submit(*call) for call in ((os._exit, 3), (os.getpid,), (threadpool_info,))
+    )
+    with pytest.raises(BrokenProcessPool):
+        bad.result()
+    assert good.result() != os.getpid()
+    assert {pool["num_threads"] for pool in threads.result() if pool["user_api"] == "blas"} <= {1}
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["p-1h", "--data", "glyphs", "--train-size", "40", "--out", str(tmp_path), "--workers", "1"]
+    assert main([*command, "--epochs", "1"]) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'summary.json'}\n")
+    assert json.loads((tmp_path / "p-1h-seed0.json").read_text())["train_size"] == 40
+    assert main([*command, "--epochs", "1"]) == 0
+    assert main([*command, "--epochs", "2"]) == 2
+    assert "holds a run with other settings" in capsys.readouterr().err
+    assert main(["cvf-1h", "--angles", "200", "--data", "glyphs"]) == 2
+    assert "angle = 200.0 is not between 0 and 180" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Its pipe closes when the last process that holds it has ended."""
+    out = tmp_path / "sweep"
+    command = [sys.executable, "-m", "eqprop_np.sweep", "p-2h", "--data", "glyphs", "--out", str(out)]
+    here = {"PYTHONPATH": str(Path(sweep.__file__).parents[1])}
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | here
+    )
+    while not out.exists():
+        assert running.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)  # a run may have begun, or not
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "the same command goes on with what is missing" in err
+
+
+def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    bad = replace(points()[0], dataset="other")
+    cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=True, dashboard_address=None)
+    with cluster, distributed.Client(cluster) as client:
+        failed = sweep.sweep([bad, *points()[1:]], tmp_path, client.get_executor())
+    assert failed == {NAMES[0]: "DataError: found glyphs (not MNIST), not other"}
+    assert {path.stem for path in tmp_path.iterdir()} == {*NAMES[1:], "summary"}
+    here = measure(points()[1])["history"][0]["test_error"]
+    assert json.loads((tmp_path / f"{NAMES[1]}.json").read_text())["history"][0]["test_error"] == here
