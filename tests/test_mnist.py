@@ -696,7 +696,7 @@ def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> 
         os.close(slave)
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert not {"\r", "it/s", "batch/s"} & set(out)
+        assert "batch/s" not in out
         return read_all(master)
 
     bar = shown()
