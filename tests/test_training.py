@@ -283,7 +283,7 @@ def test_training_equals_its_twin(experiment: Experiment) -> None:
     """To the bit, over epochs whose last batch is smaller."""
     data, test = samples(18), samples(10, seed=1)
     dynamics = build(experiment)
-    progress = Progress.begin(dynamics, 5)
+    progress = Progress.begin(TINY, dynamics, 5)
     assert train(experiment, dynamics, data, test, progress)
     theta, errors, steps = naive_training(experiment, data, 5)
     assert_same(progress.theta, theta)
@@ -298,7 +298,7 @@ def test_training_equals_its_twin(experiment: Experiment) -> None:
 
 def test_it_learns() -> None:
     dynamics, test = build(TINY), samples(60, seed=1)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
     assert evaluate(TINY.phases, dynamics, progress.theta, test, whole) > 50
     train(TINY, dynamics, samples(60), test, progress)
     assert progress.history[-1]["test_error"] < 5
@@ -306,7 +306,7 @@ def test_it_learns() -> None:
 
 def test_hooks_see_every_batch_and_epoch() -> None:
     dynamics = build(TINY)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
     batches, epochs = [], []
 
     def on_batch(p: Progress) -> bool:
@@ -323,7 +323,7 @@ def test_hooks_see_every_batch_and_epoch() -> None:
 
 def test_a_finished_run_stays_as_it_is() -> None:
     dynamics = build(TINY)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
     train(TINY, dynamics, samples(10), samples(3), progress)
     before = pickle.dumps(progress)
     assert train(TINY, dynamics, samples(10), samples(3), progress)
@@ -335,7 +335,7 @@ def test_a_finished_run_stays_as_it_is() -> None:
 def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experiment, stop: int) -> None:
     """Bit for bit, after any number of the 2 × 5 batches; a pickle stands for the checkpoint."""
     dynamics, data, test = build(experiment), samples(18), samples(6, seed=1)
-    through = Progress.begin(dynamics, 3)
+    through = Progress.begin(TINY, dynamics, 3)
     train(experiment, dynamics, data, test, through)
 
     count = 0
@@ -345,7 +345,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experimen
         count += 1
         return count == stop
 
-    progress = Progress.begin(dynamics, 3)
+    progress = Progress.begin(TINY, dynamics, 3)
     assert not train(experiment, dynamics, data, test, progress, on_batch=on_batch)
     assert count == stop
     progress = pickle.loads(pickle.dumps(progress))
@@ -358,7 +358,7 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experimen
 
 def test_more_epochs_go_on_where_fewer_ended() -> None:
     dynamics, data = build(TINY), samples(10)
-    short, long = Progress.begin(dynamics, 3), Progress.begin(dynamics, 3)
+    short, long = Progress.begin(TINY, dynamics, 3), Progress.begin(TINY, dynamics, 3)
     for epochs in (1, 3):
         train(replace(TINY, epochs=epochs), dynamics, data, data, short)
     train(replace(TINY, epochs=3), dynamics, data, data, long)
@@ -368,7 +368,7 @@ def test_more_epochs_go_on_where_fewer_ended() -> None:
 
 def test_a_seed_determines_the_beginning() -> None:
     dynamics = build(TINY)
-    one, two, other = (Progress.begin(dynamics, seed) for seed in (1, 1, 2))
+    one, two, other = (Progress.begin(TINY, dynamics, seed) for seed in (1, 1, 2))
     assert_same(one.theta, two.theta)
     assert one.epoch_start == two.epoch_start == one.rng.bit_generator.state
     assert not np.array_equal(one.theta["w0-1"], other.theta["w0-1"])
@@ -390,7 +390,7 @@ def exploding(value: float) -> Callable[[Progress], bool]:
 
 def test_an_output_that_is_not_finite_stops_training_at_once() -> None:
     dynamics = build(TINY)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
     data = samples(18)
     data.images[:] = 255  # so that the spoilt weight reaches every neuron
     with pytest.raises(Diverged, match="the output is not finite in epoch 1, batch 3"):
@@ -401,7 +401,7 @@ def test_an_output_that_is_not_finite_stops_training_at_once() -> None:
 def test_a_parameter_that_is_not_finite_ends_an_epoch_unrecorded() -> None:
     """Where σ saturates, the output does not show it: an infinite weight from a pixel that stays white."""
     dynamics = build(TINY)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
     data = samples(18)
     data.images[:] = 255
     epochs = []
@@ -416,7 +416,7 @@ def test_a_parameter_that_is_not_finite_ends_an_epoch_unrecorded() -> None:
 def test_stopping_tells_of_divergence_first() -> None:
     """So that whoever saves what is left does not save ruins."""
     dynamics = build(TINY)
-    progress = Progress.begin(dynamics, 0)
+    progress = Progress.begin(TINY, dynamics, 0)
 
     def on_batch(progress: Progress) -> bool:
         progress.theta["b1"][0] = np.nan
