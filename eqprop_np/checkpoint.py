@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -45,6 +44,17 @@ class Configuration:
     train_size: int
     validation: int
     seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("source", "dataset"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} is {getattr(self, name)!r}, not a name")
+        numbers = {"train_size": 1, "validation": 0, "classes": 2, "seed": 0}
+        for name, least in numbers.items():
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not a whole number from {least}")
+        if len(self.image) != 2 or not all(isinstance(size, int) and size > 0 for size in self.image):
+            raise ValueError(f"image is {self.image}, not a height and a width")
 
     @classmethod
     def resolve(
@@ -83,6 +93,11 @@ class Configuration:
             seed=seed,
         )
 
+    @property
+    def tested(self) -> str:
+        """What the error on the samples to test on is called."""
+        return "validation" if self.validation else "test"
+
     def samples(self, dataset: Dataset) -> tuple[Samples, Samples]:
         """The training samples, and those to test on."""
         training = Samples(dataset.train_images, dataset.train_labels)
@@ -105,7 +120,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` that takes its place once it is written whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(temporary, mode) as file:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -126,7 +141,18 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
         np.savez(file, meta=np.array(json.dumps(meta)), **progress.theta)
 
 
-_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle")
+_NUMBER = (int, float)
+_COUNTERS = {  # of a Progress, with their types in JSON
+    "epoch_start": dict,
+    "epoch": int,
+    "batch": int,
+    "errors": int,
+    "steps": _NUMBER,
+    "seconds": _NUMBER,
+    "history": list,
+    "angle": (*_NUMBER, type(None)),
+}
+_RECORD = ("epoch", "train_error", "test_error", "seconds", "free_steps")  # of each epoch in the history
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:
@@ -143,20 +169,39 @@ def load(path: Path) -> tuple[Configuration, Progress]:
         meta = json.loads(str(arrays.pop("meta")))
         if meta["schema"] != SCHEMA:
             raise CheckpointError(
-                f"{path}: written by another version (schema {meta['schema']}, not {SCHEMA})"
+                f"{path}: written by another version (schema {meta['schema']!r}, not {SCHEMA})"
             )
         configuration = Configuration.from_json(meta["configuration"])
         rng = np.random.default_rng()
+        rng.bit_generator.state = meta["progress"]["epoch_start"]  # to see that it can
         rng.bit_generator.state = meta["rng"]
-        progress = Progress(arrays, rng, **meta["progress"])
+        progress = Progress(arrays, rng, **{name: meta["progress"].pop(name) for name in _COUNTERS})
+        if meta["progress"]:
+            raise ValueError(f"there should be no {', '.join(meta['progress'])}")
+        _check_counters(configuration, progress)
+        _check_parameters(path, configuration, arrays)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: there is no such checkpoint") from None
     except CheckpointError:
         raise
-    except (OSError, BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path}: not a whole checkpoint of this program ({error})") from None
-    _check_parameters(path, configuration, arrays)
+    except Exception as error:  # whatever ails it: damage has no list of exceptions
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CheckpointError(f"{path}: not a whole checkpoint of this program ({reason})") from None
     return configuration, progress
+
+
+def _check_counters(configuration: Configuration, progress: Progress) -> None:
+    for name, kind in _COUNTERS.items():
+        value = getattr(progress, name)
+        if not isinstance(value, kind) or (kind in (int, _NUMBER) and not value >= 0):
+            raise ValueError(f"{name} is {value!r}")
+    if (progress.batch - 1) * configuration.experiment.batch_size >= configuration.train_size:
+        raise ValueError(f"batch is {progress.batch}, beyond the {configuration.train_size} images")
+    if len(progress.history) != progress.epoch:
+        raise ValueError(f"{len(progress.history)} records of {progress.epoch} epochs")
+    for record in progress.history:
+        if not all(isinstance(record[name], _NUMBER) for name in _RECORD):
+            raise ValueError(f"the record of an epoch is {record}")
 
 
 def _check_parameters(path: Path, configuration: Configuration, theta: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from eqprop_np import checkpoint
 from eqprop_np.activations import ACTIVATIONS
@@ -31,15 +31,15 @@ class BadInput(ValueError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 (bad input), 3 (diverged) or 130 (interrupted)."""
-    options = _parser().parse_args(arguments)
     try:
-        if options.list_presets:
+        given = vars(_parser().parse_args(arguments))
+        if "list_presets" in given:
             _list_presets()
-        elif options.evaluate:
-            _evaluate(options)
+        elif "evaluate" in given:
+            _evaluate(given)
         else:
-            return _run(options)
-    except (BadInput, DataError, CheckpointError) as error:
+            return _run(given)
+    except (BadInput, DataError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
@@ -51,99 +51,88 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ---- the command line
 
 
+Given = dict[str, Any]
+"""The options that the command line gives, and no others."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the rest of the program does, and not its whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m eqprop_np.mnist",
         description="Train a network with equilibrium propagation, and print its test error.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    what = parser.add_argument_group("what to train")
-    what.add_argument(
-        "--preset", choices=EXPERIMENTS, default=argparse.SUPPRESS,
-        help=f"see --list-presets (default: {FIRST_LOOK['preset']})",
-    )  # fmt: skip
-    what.add_argument(
-        "--epochs", type=int, default=argparse.SUPPRESS, metavar="N",
-        help=f"in total, on resume too (default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)",
-    )  # fmt: skip
-    add = what.add_argument
-    add("--rule", choices=RULES, default=argparse.SUPPRESS, help="learning rule (default: the preset's)")
-    add(
-        "--estimate",
-        choices=ESTIMATES,
-        default=argparse.SUPPRESS,
-        help="use of the nudge (default: the preset's)",
-    )
-    add(
-        "--angle", type=float, default=argparse.SUPPRESS, metavar="DEGREES",
-        help="between forward and backward weights at the start, for vf and cvf (default: 0, the same)",
-    )  # fmt: skip
-    add("--batch-size", type=int, default=argparse.SUPPRESS, metavar="B", help="(default: the preset's, 20)")
-    add("--seed", type=int, default=0, metavar="S", help="of the only random generator")
+    add = parser.add_argument_group("what to train").add_argument
+    add("--preset", choices=EXPERIMENTS, help=f"see --list-presets (default: {FIRST_LOOK['preset']})")
+    add("--epochs", type=int, metavar="N", help="in total, on resume too "
+        f"(default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)")  # fmt: skip
+    add("--rule", choices=RULES, help="learning rule (default: the preset's)")
+    add("--estimate", choices=ESTIMATES, help="use of the nudge (default: the preset's)")
+    add("--angle", type=float, metavar="DEGREES", help="between forward and backward weights at the start, "
+        "for vf and cvf (default: 0, the same)")  # fmt: skip
+    add("--batch-size", type=int, metavar="B", help="(default: the preset's, 20)")
+    add("--seed", type=int, metavar="S", help="of the only random generator (default: 0)")
 
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", default="auto", help="auto, mnist, glyphs, or a directory with four IDX files"
-    )
-    data.add_argument("--train-size", type=int, metavar="N", help="use the first N training images")
-    data.add_argument(
-        "--validation", type=int, default=0, metavar="N",
-        help="hold out the last N training images and test on them, to choose settings by",
-    )  # fmt: skip
+    add = parser.add_argument_group("data").add_argument
+    add("--data", help="auto, mnist, glyphs, or a directory with four IDX files (default: auto)")
+    add("--train-size", type=int, metavar="N", help="use the first N training images (default: all)")
+    add("--validation", type=int, metavar="N", help="hold out the last N training images and test on them, "
+        "to choose settings by (default: 0)")  # fmt: skip
 
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: a new one under runs/)")
-    run.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
-    run.add_argument("--evaluate", type=Path, metavar="CHECKPOINT", help="print its test error, and stop")
-    run.add_argument("--list-presets", action="store_true", help="print them, and stop")
-    run.add_argument("--quiet", action="store_true", help="print the last line alone")
+    add = run.add_mutually_exclusive_group().add_argument
+    add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print its test error, and stop")
+    add("--list-presets", action="store_const", const=True, help="print them, and stop")
+    run.add_argument("--quiet", action="store_const", const=True, help="print the last line alone")
 
-    override = parser.add_argument_group("settings that override the preset's (default: the preset's)")
-    add = override.add_argument
-    add("--schedule", choices=SCHEDULES, default=argparse.SUPPRESS, help="of a phase's updates")
-    add("--omega", type=float, default=argparse.SUPPRESS, help="over-relaxation of the free phase")
-    add("--tol", type=float, default=argparse.SUPPRESS, help="end the free phase at this residual; 0: never")
-    add("--channels", type=int, nargs="*", default=argparse.SUPPRESS, help="of the convolutional layers")
-    add("--hidden", type=int, nargs="*", default=argparse.SUPPRESS, help="sizes of the dense hidden layers")
-    add("--activation", choices=ACTIVATIONS, default=argparse.SUPPRESS)
-    add(
-        "--learning-rates",
-        type=float,
-        nargs="+",
-        default=argparse.SUPPRESS,
-        help="from the input to the output",
-    )
-    add("--rate-decay", type=float, default=argparse.SUPPRESS, help="factor on the rates per epoch")
-    add(
-        "--free-steps", type=int, default=argparse.SUPPRESS, metavar="T", help="at most, in synchronous steps"
-    )
-    add("--nudged-steps", type=int, default=argparse.SUPPRESS, metavar="K", help="in synchronous steps")
-    add("--beta", type=float, default=argparse.SUPPRESS)
-    add("--epsilon", type=float, default=argparse.SUPPRESS, help="Euler step of real time")
-    add(
-        "--augment", type=int, nargs="?", const=2, default=argparse.SUPPRESS, metavar="PIXELS",
-        help="shift training images at random by up to so many pixels, 2 if no number is given",
-    )  # fmt: skip
-    add("--workers", type=int, default=argparse.SUPPRESS, help="processes that share each batch")
+    add = parser.add_argument_group("settings that override the preset's").add_argument
+    add("--schedule", choices=SCHEDULES, help="of a phase's updates")
+    add("--omega", type=float, help="over-relaxation of the free phase")
+    add("--tol", type=float, help="end the free phase at this residual; 0: never")
+    add("--channels", type=int, nargs="*", metavar="C", help="of the convolutional layers")
+    add("--hidden", type=int, nargs="*", metavar="SIZE", help="of each dense hidden layer")
+    add("--activation", choices=ACTIVATIONS)
+    add("--learning-rates", type=float, nargs="+", metavar="RATE", help="from the input to the output")
+    add("--rate-decay", type=float, metavar="FACTOR", help="on the rates from one epoch to the next")
+    add("--free-steps", type=int, metavar="T", help="at most, in synchronous steps")
+    add("--nudged-steps", type=int, metavar="K", help="in synchronous steps")
+    add("--beta", type=float, help="strength of the nudge")
+    add("--epsilon", type=float, help="Euler step of real time")
+    add("--augment", type=int, nargs="?", const=2, metavar="PIXELS",
+        help="shift training images at random by up to so many pixels, 2 if no number is given")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="processes that share each batch")
     return parser
 
 
-def _experiment(options: argparse.Namespace) -> Experiment:
+def _experiment(given: Given) -> Experiment:
     """The preset with what the command line overrides."""
-    first_look = {} if "preset" in options else FIRST_LOOK
-    preset = EXPERIMENTS[getattr(options, "preset", FIRST_LOOK["preset"])]
-    given = first_look | _overrides(options)
-    given.pop("preset", None)
+    preset = EXPERIMENTS[given.get("preset", FIRST_LOOK["preset"])]
+    settings = {} if "preset" in given else {"epochs": FIRST_LOOK["epochs"]}
+    for field in fields(Experiment):
+        if field.name in given:
+            value = given[field.name]
+            settings[field.name] = tuple(value) if isinstance(value, list) else value
     try:
-        return replace(preset, **given)
+        return replace(preset, **settings)
     except ValueError as error:
         raise BadInput(error) from None
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of an experiment that the command line sets."""
-    names = {field.name for field in fields(Experiment)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in vars(options).items() if k in names}
+def _refuse_others(given: Given, what: str, *allowed: str) -> None:
+    """Options that a checkpoint decides must not be given."""
+    for name in given.keys() - {what, *allowed}:
+        options = ", ".join(f"--{option}" for option in allowed)
+        raise BadInput(
+            f"--{name.replace('_', '-')}: a saved run keeps its settings; beside --{what}, only {options}"
+        )
 
 
 def _list_presets() -> None:
@@ -157,14 +146,14 @@ def _list_presets() -> None:
 # ---- what a run is made of
 
 
-def _configure(options: argparse.Namespace) -> tuple[Configuration, Samples, Samples]:
+def _configure(given: Given) -> tuple[Configuration, Samples, Samples]:
     """A new run's configuration, its training samples and its test samples."""
-    experiment = _experiment(options)
-    dataset = load(options.data, progress=not options.quiet)
+    experiment = _experiment(given)
+    source = given.get("data", "auto")
+    dataset = load(source, progress="quiet" not in given)
+    seed, size, held_out = given.get("seed", 0), given.get("train_size"), given.get("validation", 0)
     try:
-        configuration = Configuration.resolve(
-            experiment, dataset, options.data, options.seed, options.train_size, options.validation
-        )
+        configuration = Configuration.resolve(experiment, dataset, source, seed, size, held_out)
     except ValueError as error:
         raise BadInput(error) from None
     return configuration, *configuration.samples(dataset)
@@ -177,42 +166,44 @@ def _dynamics(configuration: Configuration) -> Dynamics:
         raise BadInput(error) from None
 
 
-def _saved(path: Path, options: argparse.Namespace) -> tuple[Configuration, Progress, Samples, Samples]:
+def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, Samples]:
     """A checkpoint and its data, which must be what it was trained on."""
     configuration, progress = checkpoint.load(path)
-    dataset = load(
-        configuration.source if options.data == "auto" else options.data, progress=not options.quiet
-    )
+    dataset = load(given.get("data", configuration.source), progress="quiet" not in given)
+    training, test = configuration.samples(dataset)
     found = (dataset.name, dataset.train_images.shape[1:], dataset.classes)
     wanted = (configuration.dataset, configuration.image, configuration.classes)
-    if found != wanted:
+    if found != wanted or len(training) != configuration.train_size:
         raise BadInput(f"{path} belongs to {wanted[0]}, but the data found are {found[0]}: say --data")
-    return configuration, progress, *configuration.samples(dataset)
+    return configuration, progress, training, test
 
 
 # ---- evaluate, train, resume
 
 
-def _evaluate(options: argparse.Namespace) -> None:
-    configuration, progress, _, test = _saved(options.evaluate, options)
+def _evaluate(given: Given) -> None:
+    _refuse_others(given, "evaluate", "preset", "data", "quiet")
+    path = given["evaluate"]
+    configuration, progress, _, test = _saved(path, given)
     experiment = configuration.experiment
-    if options.__dict__.get("preset", experiment.name) != experiment.name:
-        raise BadInput(f"{options.evaluate} is of preset {experiment.name}, not {options.preset}")
+    if given.get("preset", experiment.name) != experiment.name:
+        raise BadInput(f"{path} is of preset {experiment.name}, not {given['preset']}")
     with parallel(experiment.workers) as run:
         error = evaluate(experiment.phases, _dynamics(configuration), progress.theta, test, run)
-    print(f"{experiment.name} on {configuration.dataset}: test error {error:.2f} %")
+    print(f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %")
 
 
-def _run(options: argparse.Namespace) -> int:
-    if options.resume:
-        directory = options.resume
-        configuration, progress, training, test = _saved(directory / "checkpoint.npz", options)
-        configuration = _more_epochs(configuration, progress, options)
+def _run(given: Given) -> int:
+    if "resume" in given:
+        _refuse_others(given, "resume", "epochs", "data", "quiet")
+        directory = given["resume"]
+        configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
+        configuration = _more_epochs(configuration, progress, given)
     else:
-        configuration, training, test = _configure(options)
+        configuration, training, test = _configure(given)
         progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
-        directory = _new_directory(options.out, configuration.experiment)
-    report = Report(directory, configuration, quiet=options.quiet)
+        directory = _new_directory(given.get("out"), configuration.experiment)
+    report = Report(directory, configuration, quiet="quiet" in given)
     report.begin(progress)
     try:
         with report.bar(progress, len(training)) as on_batch:
@@ -231,24 +222,15 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _more_epochs(
-    configuration: Configuration, progress: Progress, options: argparse.Namespace
-) -> Configuration:
+def _more_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
     """The configuration of a resumed run, in which only the number of epochs may be new."""
-    given = _overrides(options)
-    epochs = given.pop("epochs", configuration.experiment.epochs)
-    if (
-        given
-        or "preset" in options
-        or options.out
-        or options.train_size
-        or options.validation
-        or options.seed
-    ):
-        raise BadInput("a resumed run keeps its settings: beside --resume, only --epochs, --data and --quiet")
+    epochs = given.get("epochs", configuration.experiment.epochs)
     if epochs < progress.epoch:
         raise BadInput(f"--epochs {epochs}, but {progress.epoch} are done: it is the total")
-    return replace(configuration, experiment=replace(configuration.experiment, epochs=epochs))
+    try:
+        return replace(configuration, experiment=replace(configuration.experiment, epochs=epochs))
+    except ValueError as error:
+        raise BadInput(error) from None
 
 
 def _new_directory(out: Path | None, experiment: Experiment) -> Path:

@@ -88,13 +88,13 @@ class Report:
 
     def epoch(self, progress: Progress) -> None:
         """The hook of `train` for each epoch: a line, a record, the checkpoint."""
-        record = progress.history[-1]
+        record, tested = progress.history[-1], self.configuration.tested
         checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
         with open(self.directory / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
         self.say(
             f"epoch {record['epoch']}/{self.configuration.experiment.epochs}: "
-            f"train error {record['train_error']:.2f} %, {self._tested} error {record['test_error']:.2f} %, "
+            f"train error {record['train_error']:.2f} %, {tested} error {record['test_error']:.2f} %, "
             f"{record['free_steps']:.1f} steps, {record['seconds']:.0f} s"
         )
 
@@ -104,21 +104,20 @@ class Report:
         write_json(self.directory / "summary.json", summary)
         self._plot(progress)
         print(
-            f"{summary['preset']} on {summary['dataset']}: {self._tested} error "
+            f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
             f"{summary['test_error']:.2f} % after {summary['epochs']} epochs",
             flush=True,
         )
-
-    @property
-    def _tested(self) -> str:
-        return "validation" if self.configuration.validation else "test"
 
     def _plot(self, progress: Progress) -> None:
         history = progress.history
         epochs = [record["epoch"] for record in history]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
-        for key, label, style in (("train_error", "training", "--"), ("test_error", self._tested, "-")):
+        for key, label, style in (
+            ("train_error", "training", "--"),
+            ("test_error", self.configuration.tested, "-"),
+        ):
             axes.plot(epochs, [record[key] for record in history], style, marker="o", ms=3, label=label)
         axes.set(
             xlabel="epoch",

@@ -138,7 +138,8 @@ def train(
     Diverged
         When the output is not finite, or where an epoch ends or ``on_batch`` stops it, a parameter.
     """
-    with parallel(experiment.workers) as run:
+    overflow = np.errstate(over="ignore", invalid="ignore")  # what comes of it is found, and told, below
+    with parallel(experiment.workers) as run, overflow:
         while progress.epoch < experiment.epochs:
             whole = _epoch(experiment, dynamics, training, progress, run, on_batch)
             _require_finite(progress)
@@ -253,6 +254,7 @@ def begin_worker() -> None:
     """Prepare a worker process: one BLAS thread, and an end with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threadpool_limits(1, "blas")
+    np.seterr(over="ignore", invalid="ignore")  # as in `train`
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

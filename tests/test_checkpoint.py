@@ -1,0 +1,300 @@
+"""Checkpoints: what is written comes back, what is damaged is refused in one line, what was there stays."""
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eqprop_np import checkpoint
+from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
+from eqprop_np.experiments import EXPERIMENTS
+from eqprop_np.training import Progress, Samples, train
+
+EXPERIMENT = replace(EXPERIMENTS["p-1h"], hidden=(3,), epochs=2, batch_size=4, free_steps=4, nudged_steps=2)
+CONFIGURATION = Configuration(EXPERIMENT, "auto", "glyphs (not MNIST)", (3, 4), 2, 10, 0, seed=7)
+
+Meta = dict[str, Any]
+Arrays = dict[str, Any]
+
+
+def progress(batches: int = 4) -> Progress:
+    """After so many batches, three to an epoch."""
+    rng = np.random.default_rng(1)
+    data = Samples(rng.integers(0, 256, (10, 3, 4)).astype(np.uint8), np.arange(10) % 2)
+    result = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7)
+    train(
+        EXPERIMENT, EXPERIMENT.build((3, 4), 2), data, data, result,
+        on_batch=lambda p: 3 * p.epoch + p.batch == batches,
+    )  # fmt: skip
+    return result
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A good checkpoint."""
+    save(tmp_path / "checkpoint.npz", CONFIGURATION, progress())
+    return tmp_path / "checkpoint.npz"
+
+
+def refusal(path: Path) -> str:
+    """The message with which a file is refused: one line that names it."""
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+# --- the round trip
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3, 4, 5, 6])
+def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
+    """Before the first batch, within an epoch, between epochs, at the end."""
+    before = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7) if batches == 0 else progress(batches)
+    save(tmp_path / "c.npz", CONFIGURATION, before)
+    configuration, after = load(tmp_path / "c.npz")
+    assert configuration == CONFIGURATION
+    assert after.theta.keys() == before.theta.keys()
+    for name in before.theta:
+        assert after.theta[name].dtype == before.theta[name].dtype
+        np.testing.assert_array_equal(after.theta[name], before.theta[name])
+        after.theta[name] += 1  # whoever goes on writes into it
+    assert after.rng.bit_generator.state == before.rng.bit_generator.state
+    assert after.rng is not before.rng
+    for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle"):
+        assert getattr(after, name) == getattr(before, name), name
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_preset_survives_json(name: str) -> None:
+    configuration = replace(CONFIGURATION, experiment=EXPERIMENTS[name], image=(28, 28), validation=5)
+    assert Configuration.from_json(json.loads(json.dumps(configuration.to_json()))) == configuration
+
+
+def test_a_checkpoint_needs_no_pickle(path: Path) -> None:
+    with np.load(path, allow_pickle=False) as file:
+        assert set(file.files) == {"meta", "w0-1", "w1-2", "b1", "b2"}
+        assert all(file[name].dtype != object for name in file.files)
+
+
+# --- damage
+
+
+def rewrite(path: Path, change: Callable[[Meta, Arrays], None]) -> None:
+    """Write the checkpoint anew, with its meta and arrays changed."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    meta = json.loads(str(arrays.pop("meta")))
+    change(meta, arrays)
+    np.savez(path, **{"meta": np.array(json.dumps(meta))} | arrays)
+
+
+def with_array(name: str, value: Any) -> Callable[[Meta, Arrays], None]:
+    return lambda meta, arrays: arrays.update({name: value})
+
+
+ARRAYS: dict[str, tuple[Callable[[Meta, Arrays], None], str]] = {
+    "missing": (
+        lambda meta, arrays: arrays.pop("b2"),
+        "has parameters ['b1', 'w0-1', 'w1-2'], not ['b1', 'b2', 'w0-1', 'w1-2']",
+    ),
+    "extra": (with_array("b3", np.zeros(2, np.float32)), "has parameters ['b1', 'b2', 'b3', "),
+    "shape": (with_array("w0-1", np.zeros((3, 12), np.float32)), "w0-1 has shape (3, 12), not (12, 3)"),
+    "dimensions": (with_array("b1", np.zeros((3, 1), np.float32)), "b1 has shape (3, 1), not (3,)"),
+    "dtype": (with_array("b1", np.zeros(3)), "b1 has dtype float64, not float32"),
+    "integers": (with_array("b1", np.zeros(3, int)), "b1 has dtype int64, not float32"),
+    "byte order": (with_array("b1", np.zeros(3, ">f4")), "b1 has dtype >f4, not float32"),
+    "not a number": (with_array("b1", np.float32([0, np.nan, 0])), "b1 holds numbers that are not finite"),
+    "infinite": (with_array("b1", np.float32([0, 0, -np.inf])), "b1 holds numbers that are not finite"),
+    "pickled": (with_array("b1", np.array([None, None, None])), "allow_pickle=False"),
+    "meta missing": (lambda meta, arrays: arrays.update(meta=np.zeros(0)), "not a whole checkpoint"),
+    "meta no JSON": (with_array("meta", np.array("{")), "not a whole checkpoint"),
+    "meta no object": (with_array("meta", np.array("[1]")), "not a whole checkpoint"),
+    "meta deep": (with_array("meta", np.array("[" * 100_000)), "not a whole checkpoint"),
+}
+
+
+@pytest.mark.parametrize("change, words", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_that_do_not_fit_are_refused(
+    path: Path, change: Callable[[Meta, Arrays], None], words: str
+) -> None:
+    rewrite(path, change)
+    assert words in refusal(path)
+
+
+def replaced(meta: Meta, place: str, value: Any) -> Meta:
+    """Set what stands at a place like "progress.epoch"; None removes it."""
+    *parents, last = place.split(".")
+    inner = meta
+    for parent in parents:
+        inner = inner[parent]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return meta
+
+
+META: list[tuple[str, Any]] = [
+    *[
+        (place, value)
+        for place in ("schema", "rng", "configuration", "progress")
+        for value in (None, [], "x")
+    ],
+    ("rng.state", {}),
+    ("rng.state.state", -1),
+    ("rng.state.state", 2**130),
+    ("rng.bit_generator", "MT19937"),
+    *[("progress.epoch_start", value) for value in (None, [], {}, {"bit_generator": "PCG64"}, 3)],
+    *[("progress.epoch", value) for value in (None, "1", -1, 1.5, 0, 2, [])],
+    *[("progress.batch", value) for value in (None, "1", -1, 1.5, 4, {})],
+    *[("progress.errors", value) for value in (None, "1", -1, 1.5)],
+    *[("progress.steps", value) for value in (None, "1", -1.0, float("nan"))],
+    *[("progress.seconds", value) for value in (None, "1", -1.0, float("nan"))],
+    *[("progress.history", value) for value in (None, {}, [], [1], [{}], [{"epoch": "1"}])],
+    *[("progress.angle", value) for value in ("0", [], {})],
+    ("progress.unknown", 1),
+    *[("configuration.experiment", value) for value in (None, [], "p-1h", {})],
+    *[("configuration.experiment.hidden", value) for value in (None, 3, "3", ["3"], [0], [3.0], [4])],
+    *[("configuration.experiment.learning_rates", value) for value in (None, 0.1, [0.1], ["a", "b"])],
+    *[("configuration.experiment.activation", value) for value in (None, "relu", 3, [1], {})],
+    *[("configuration.experiment.dynamics", value) for value in (None, "slow", 3)],
+    *[("configuration.experiment.rule", value) for value in ("backprop", 3)],
+    *[("configuration.experiment.epochs", value) for value in (None, "2", 0, 1.5)],
+    *[("configuration.experiment.batch_size", value) for value in ("2", 0, 1.5)],
+    *[("configuration.experiment.beta", value) for value in (None, "2", 0, float("nan"))],
+    ("configuration.experiment.channels", [3]),
+    ("configuration.experiment.unknown", 3),
+    *[("configuration.image", value) for value in (None, [3], [3, 4, 1], ["3", "4"], [0, 4], 12, [4, 4])],
+    *[("configuration.classes", value) for value in (None, "2", 1, 3, 2.0)],
+    *[("configuration.train_size", value) for value in (None, "2", 0, 10.0)],
+    *[("configuration.validation", value) for value in (None, "2", -1)],
+    *[("configuration.seed", value) for value in (None, "2", -1)],
+    *[(f"configuration.{name}", value) for name in ("dataset", "source") for value in (None, 3, [])],
+    ("configuration.unknown", 3),
+]
+
+
+@pytest.mark.parametrize("place, value", META, ids=str)
+def test_meta_that_makes_no_sense_is_refused(path: Path, place: str, value: Any) -> None:
+    rewrite(path, lambda meta, arrays: replaced(meta, place, value))
+    refusal(path)
+
+
+def test_another_schema_is_told_apart_from_damage(path: Path) -> None:
+    rewrite(path, lambda meta, arrays: meta.update(schema=99))
+    assert refusal(path) == "written by another version (schema 99, not 1)"
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.npz"
+    assert refusal(path) == "there is no such checkpoint"
+    npy = io.BytesIO()
+    np.save(npy, np.zeros(3))
+    pickled = io.BytesIO()
+    np.save(pickled, np.array([{}]), allow_pickle=True)
+    for content in (b"", b"PK\3\4", b"\0" * 500, b"hello", npy.getvalue(), pickled.getvalue()):
+        path.write_bytes(content)
+        assert refusal(path).startswith("not a whole checkpoint of this program")
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("meta", "{}")
+    assert refusal(path).startswith("not a whole checkpoint of this program")
+    path.unlink()
+    path.mkdir()
+    assert refusal(path).startswith("not a whole checkpoint of this program")
+
+
+def test_a_file_cut_short_is_refused_wherever_it_was_cut(path: Path) -> None:
+    content = path.read_bytes()
+    for length in range(0, len(content), 41):
+        path.write_bytes(content[:length])
+        refusal(path)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, place: float, flip: int
+) -> None:
+    """The checksums of the zip archive find it in the data; elsewhere, in its headers, it may be idle."""
+    path = tmp_path_factory.mktemp("flipped") / "c.npz"
+    before = progress()
+    save(path, CONFIGURATION, before)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= flip
+    path.write_bytes(content)
+    try:
+        configuration, after = load(path)
+    except CheckpointError as error:
+        assert "\n" not in str(error)
+    else:
+        assert configuration == CONFIGURATION
+        assert all(np.array_equal(after.theta[name], before.theta[name]) for name in before.theta)
+
+
+# --- writing
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    """In `numpy.savez`'s place: it writes a little, and fails."""
+
+    def savez(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        raise error
+
+    return savez
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk full", "Ctrl-C"])
+def test_a_failure_half_way_leaves_the_old_checkpoint(
+    path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+    monkeypatch.setattr(np, "savez", failing(error))
+    with pytest.raises(type(error)):
+        save(path, CONFIGURATION, progress(5))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_the_old_checkpoint_is_replaced_only_by_a_whole_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one lies complete beside it, on the disk and not only in a buffer, when it takes its place."""
+    events: list[str] = []
+    replace_file, synchronize = os.replace, os.fsync
+
+    def replacing_spy(source: Path, target: Path) -> None:
+        events.append("replace")
+        assert Path(target) == path
+        assert Path(source).parent == path.parent
+        load(source)
+        replace_file(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: events.append("fsync") or synchronize(fd))
+    monkeypatch.setattr(checkpoint.os, "replace", replacing_spy)
+    save(path, CONFIGURATION, progress(5))
+    assert events == ["fsync", "replace"]
+    assert load(path)[1].batch == 2
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_text_is_written_as_utf_8_whatever_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("locale.getpreferredencoding", lambda *_: "ascii")
+    monkeypatch.setattr("locale.getencoding", lambda: "ascii", raising=False)
+    with replacing(tmp_path / "text") as file:
+        assert file.encoding == "utf-8"
+        file.write("β")
+    assert (tmp_path / "text").read_bytes() == "β".encode()

@@ -1,0 +1,726 @@
+"""The command: what it prints, what it leaves behind, how it ends, and how it goes on.
+
+Most tests call `main` in this process, on sixty images of 8 × 8 pixels; those of signals and of the
+terminal start a process of their own.
+"""
+
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import eqprop_np
+from eqprop_np import checkpoint, datasets, mnist, training
+from eqprop_np.activations import Array
+from eqprop_np.experiments import EXPERIMENTS
+from eqprop_np.mnist import main
+
+Patch = pytest.MonkeyPatch
+CLASSES, TRAIN, TEST = 3, 60, 25
+NUMBERS = ("epoch", "train_error", "test_error", "seconds", "free_steps")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in this process: its exit code and what it wrote."""
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            code = exit.code
+        return Outcome(code, *capfd.readouterr())
+
+    return run
+
+
+def idx(array: Array) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_data(directory: Path, side: int = 8, seed: int = 0) -> Path:
+    """Four IDX files: noise with a bright band whose place tells the class."""
+    directory.mkdir()
+    rng = np.random.default_rng(seed)
+    for name, size in (("train", TRAIN), ("t10k", TEST)):
+        labels = (np.arange(size) % CLASSES).astype(np.uint8)
+        images = rng.integers(0, 100, (size, side, side)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 2] += 150
+        (directory / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
+        (directory / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return directory
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_data(tmp_path / "bands")
+
+
+@pytest.fixture
+def options(data: Path) -> list[object]:
+    """A network that learns the bands in three quick epochs of three batches."""
+    return ["--data", data, "--hidden", 8, "--learning-rates", 0.3, 0.2, "--epochs", 3]
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without what the clock says."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) | {"seconds": 0} for line in lines]
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """The same parameters, randomness and records, bit for bit."""
+    a, b = (checkpoint.load(directory / "checkpoint.npz")[1] for directory in (one, two))
+    for name in a.theta:
+        np.testing.assert_array_equal(a.theta[name], b.theta[name], err_msg=name)
+    assert a.rng.bit_generator.state == b.rng.bit_generator.state
+    assert (a.epoch, a.batch) == (b.epoch, b.batch)
+    assert metrics(one) == metrics(two)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+# --- what a run leaves behind
+
+
+def test_a_run_leaves_its_five_files(command: Command, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert command(*options, "--out", out, "--seed", 4).code == 0
+    assert sorted(contents(out)) == [
+        "checkpoint.npz",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "summary.json",
+    ]
+    config, summary, lines = read(out / "config.json"), read(out / "summary.json"), metrics(out)
+    configuration, progress = checkpoint.load(out / "checkpoint.npz")
+    assert config == json.loads(json.dumps(configuration.to_json()))
+    assert config["experiment"]["hidden"] == [8]
+    assert (config["dataset"], config["seed"], config["train_size"]) == ("bands", 4, TRAIN)
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all(tuple(line) == NUMBERS for line in lines)
+    assert progress.epoch == 3
+    expected = {
+        "preset": "p-1h",
+        "rule": "ep",
+        "dataset": "bands",
+        "train_size": TRAIN,
+        "epochs": 3,
+        "seed": 4,
+        "test_error": lines[-1]["test_error"],
+        "train_error": lines[-1]["train_error"],
+        "configuration": config,
+    }
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["seconds"] >= 0
+    assert summary["versions"]["numpy"] == np.__version__
+    assert "git_commit" in summary
+    assert [line | {"seconds": 0} for line in summary["history"]] == lines
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_learns(command: Command, options: list[object], tmp_path: Path) -> None:
+    command(*options, "--out", tmp_path / "run", "--epochs", 5)
+    assert metrics(tmp_path / "run")[-1]["test_error"] < 10
+
+
+def test_without_out_a_new_directory_under_runs_is_made(command: Command, options: list[object]) -> None:
+    for _ in range(2):
+        assert command(*options, "--epochs", 1).code == 0
+    made = list(Path("runs").iterdir())
+    assert len(made) == 2
+    assert all(directory.name.startswith("p-1h-") for directory in made)
+
+
+def test_the_same_seed_is_the_same_run(command: Command, options: list[object], tmp_path: Path) -> None:
+    for name, seed in (("one", 1), ("two", 1), ("other", 2)):
+        command(*options, "--seed", seed, "--out", tmp_path / name)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert metrics(tmp_path / "one") != metrics(tmp_path / "other")
+
+
+# --- what it prints
+
+
+def test_it_prints_its_configuration_a_line_per_epoch_and_the_error(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """And nothing on stderr, which is no terminal here: no bar."""
+    out = tmp_path / "run"
+    code, printed, err = command(*options, "--out", out)
+    assert (code, err) == (0, "")
+    lines, history = printed.splitlines(), metrics(out)
+    config = dict(line.split(": ", 1) for line in lines[:-4])
+    assert config.pop("run directory") == str(out)
+    assert {name: json.loads(value) for name, value in config.items()} == read(out / "config.json")
+    for n, (line, record) in enumerate(zip(lines[-4:-1], history, strict=True), start=1):
+        expected = (
+            f"epoch {n}/3: train error {record['train_error']:.2f} %, test error {record['test_error']:.2f} %"
+        )
+        assert line.startswith(f"{expected}, {record['free_steps']:.1f} steps, ")
+    assert lines[-1] == f"p-1h on bands: test error {history[-1]['test_error']:.2f} % after 3 epochs"
+
+
+def test_quiet_leaves_the_last_line_alone(command: Command, options: list[object], tmp_path: Path) -> None:
+    loud = command(*options, "--out", tmp_path / "loud")
+    quiet = command(*options, "--out", tmp_path / "quiet", "--quiet")
+    assert quiet == (0, loud.out.splitlines()[-1] + "\n", "")
+    assert_same_run(tmp_path / "loud", tmp_path / "quiet")
+
+
+def test_glyphs_are_never_taken_for_mnist(command: Command, monkeypatch: Patch, tmp_path: Path) -> None:
+    monkeypatch.setattr(mnist, "load", lambda *_, **__: datasets.glyphs(100, 20))
+    out = tmp_path / "run"
+    arguments = ["--epochs", 1, "--hidden", 8, "--out", out]
+    assert command(*arguments, "--quiet").out.startswith("p-1h on glyphs (not MNIST): test error ")
+    assert (
+        read(out / "summary.json")["dataset"] == read(out / "config.json")["dataset"] == "glyphs (not MNIST)"
+    )
+    evaluated = command("--evaluate", out / "checkpoint.npz").out
+    assert evaluated.startswith("p-1h on glyphs (not MNIST): ")
+
+
+# --- settings
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_preset_runs(name: str, command: Command, tmp_path: Path) -> None:
+    """Its settings are the file's, but for what is overridden: here the sizes, which fit 16 × 16 pixels."""
+    data = write_data(tmp_path / "larger", side=16)
+    preset = EXPERIMENTS[name]
+    smaller = ["--hidden", *([4] * len(preset.hidden))]
+    if preset.channels:
+        smaller += ["--channels", *([2] * len(preset.channels)), "--workers", 1]
+    out = tmp_path / "run"
+    sizes = {
+        "hidden": [4] * len(preset.hidden),
+        "channels": [2] * len(preset.channels),
+        "workers": 1,
+        "epochs": 1,
+    }
+    assert command("--preset", name, *smaller, "--data", data, "--epochs", 1, "--out", out).code == 0
+    expected = json.loads(json.dumps(vars(preset))) | sizes
+    assert read(out / "config.json")["experiment"] == expected
+
+
+def test_without_a_preset_it_is_a_short_p_1h(command: Command, data: Path, tmp_path: Path) -> None:
+    command("--data", data, "--out", tmp_path / "run")
+    found = read(tmp_path / "run" / "config.json")["experiment"]
+    assert found == json.loads(json.dumps(vars(EXPERIMENTS["p-1h"]))) | {"epochs": 10}
+
+
+def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "larger", side=16)
+    settings = {
+        "rule": "ep",
+        "estimate": "centered",
+        "batch_size": 30,
+        "epochs": 1,
+        "schedule": "synchronous",
+        "omega": 0.9,
+        "tol": 0.02,
+        "channels": [2, 3],
+        "hidden": [5],
+        "activation": "tanh",
+        "learning_rates": [0.1, 0.2, 0.3, 0.4],
+        "rate_decay": 0.8,
+        "free_steps": 6,
+        "nudged_steps": 4,
+        "beta": -0.2,
+        "epsilon": 0.3,
+        "augment": 1,
+        "workers": 2,
+    }
+    arguments = []
+    for name, value in settings.items():
+        arguments += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
+    out = tmp_path / "run"
+    assert command(*arguments, "--data", data, "--out", out, "--seed", 3, "--train-size", 40).code == 0
+    config = read(out / "config.json")
+    assert {name: config["experiment"][name] for name in settings} == settings
+    assert (config["seed"], config["train_size"]) == (3, 40)
+
+
+def test_to_the_letter_takes_t_steps(command: Command, options: list[object], tmp_path: Path) -> None:
+    command(*options, "--schedule", "synchronous", "--tol", 0, "--out", tmp_path / "run")
+    assert {line["free_steps"] for line in metrics(tmp_path / "run")} == {EXPERIMENTS["p-1h"].free_steps}
+
+
+def test_train_size_takes_the_first_images(
+    command: Command, options: list[object], monkeypatch: Patch, tmp_path: Path
+) -> None:
+    command(*options, "--train-size", 31, "--out", tmp_path / "asked")
+    whole = mnist.load
+
+    def shorter(*arguments: Any, **named: Any) -> datasets.Dataset:
+        d = whole(*arguments, **named)
+        return datasets.Dataset(
+            d.name, d.train_images[:31], d.train_labels[:31], d.test_images, d.test_labels, d.classes
+        )
+
+    monkeypatch.setattr(mnist, "load", shorter)
+    command(*options, "--out", tmp_path / "given")
+    assert_same_run(tmp_path / "asked", tmp_path / "given")
+
+
+def test_validation_holds_out_the_last_images_and_tests_on_them(
+    command: Command, options: list[object], monkeypatch: Patch, tmp_path: Path
+) -> None:
+    out = tmp_path / "asked"
+    code, printed, _ = command(*options, "--validation", 20, "--out", out)
+    assert code == 0
+    assert ", validation error " in printed.splitlines()[-2]
+    assert printed.splitlines()[-1].startswith("p-1h on bands: validation error ")
+    summary = read(out / "summary.json")
+    assert (summary["tested_on"], summary["train_size"]) == ("held-out training images", 40)
+    whole = mnist.load
+
+    def moved(*arguments: Any, **named: Any) -> datasets.Dataset:
+        d = whole(*arguments, **named)
+        images, labels = d.train_images, d.train_labels
+        return datasets.Dataset(d.name, images[:40], labels[:40], images[40:], labels[40:], d.classes)
+
+    monkeypatch.setattr(mnist, "load", moved)
+    command(*options, "--out", tmp_path / "given")
+    assert_same_run(out, tmp_path / "given")
+
+
+def test_list_presets_names_each_with_its_numbers(command: Command) -> None:
+    code, printed, err = command("--list-presets")
+    assert (code, err) == (0, "")
+    for name, experiment in EXPERIMENTS.items():
+        (line,) = [number for number, line in enumerate(printed.splitlines()) if line.split()[0] == name]
+        entry = " ".join(printed.splitlines()[line : line + 2])
+        for value in (*experiment.learning_rates, experiment.free_steps, experiment.beta, experiment.source):
+            assert str(value) in entry
+
+
+def test_help_shows_defaults_and_choices_in_groups(command: Command) -> None:
+    code, printed, _ = command("--help")
+    assert code == 0
+    text = " ".join(printed.split())
+    for name in ("what to train", "data", "the run", "settings that override"):
+        assert f"{name}" in text
+    for words in ("(default: p-1h)", "(default: auto)", "(default: 0)", "(default: a new one under runs/)"):
+        assert words in text
+    for choices in (",".join(EXPERIMENTS), "one-sided,random-sign,centered", "alternating,synchronous"):
+        assert choices in text.replace(", ", ",")
+
+
+# --- evaluating
+
+
+def test_evaluate_prints_the_recorded_error(command: Command, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    last = command(*options, "--out", out).out.splitlines()[-1]
+    before = contents(out)
+    for more in ([], ["--preset", "p-1h"], ["--quiet"], ["--data", options[1]]):
+        code, printed, err = command("--evaluate", out / "checkpoint.npz", *more)
+        assert (code, err) == (0, "")
+        assert printed == last.removesuffix(" after 3 epochs") + "\n"
+    assert contents(out) == before
+
+
+def test_evaluate_refuses_what_it_cannot_evaluate(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    other = write_data(tmp_path / "other")
+    path = out / "checkpoint.npz"
+    for arguments, words in (
+        ([path, "--preset", "p-2h"], "is of preset p-1h, not p-2h"),
+        ([path, "--data", other], "belongs to bands, but the data found are other: say --data"),
+        ([tmp_path / "none.npz"], "there is no such checkpoint"),
+        ([out / "config.json"], "not a whole checkpoint"),
+        ([path, "--hidden", 4], "--evaluate"),
+    ):
+        assert_refused(command("--evaluate", *arguments), words)
+
+
+# --- refusals
+
+
+def assert_refused(outcome: Outcome, words: str) -> None:
+    """Exit code 2, one line on stderr that says why, nothing on stdout."""
+    code, printed, err = outcome
+    assert (code, printed) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--preset", "p-9h"], "p-9h"),
+        (["--estimate", "both"], "both"),
+        (["--rule", "backprop"], "backprop"),
+        (["--schedule", "none"], "none"),
+        (["--activation", "relu"], "relu"),
+        (["--epochs", "many"], "many"),
+        (["--unknown"], "--unknown"),
+        (["stray"], "stray"),
+        (["--epochs", 0], "epochs = 0 must be positive"),
+        (["--epochs", -1], "epochs = -1 must be positive"),
+        (["--batch-size", 0], "batch_size = 0 must be positive"),
+        (["--beta", 0], "beta is 0"),
+        (["--beta", "nan"], "beta is nan"),
+        (["--tol", -1], "tol = -1.0 must not be negative"),
+        (["--omega", 2], "omega = 2.0 must lie between 0 and 2"),
+        (["--hidden", 8, 8], "2 learning rates for 3 connections"),
+        (["--learning-rates", 0.1, -0.1], "learning_rates = (0.1, -0.1) must be positive"),
+        (["--free-steps", 0], "free_steps = 0 must be positive"),
+        (["--workers", 0], "workers = 0 must be positive"),
+        (["--augment", -1], "augment = -1 must not be negative"),
+        (
+            ["--preset", "conv"],
+            "layer 1: a 5×5 convolution turns 9 pixels into 5, which pooling by 2 does not",
+        ),
+        (["--train-size", 0], "--train-size 0 is not between 1 and the 60 images there are"),
+        (["--train-size", 61], "--train-size 61 is not between 1 and the 60 images there are"),
+        (["--train-size", 41, "--validation", 20], "--train-size 41 is not between 1 and the 40 images"),
+        (["--validation", 60], "--validation 60 leaves nothing of 60 training images"),
+        (["--validation", -1], "--validation -1"),
+        (["--seed", -1], "seed"),
+        (["--data", "nowhere"], "no directory nowhere"),
+        (["--resume", "nowhere"], "there is no such checkpoint"),
+        (["--resume", "a", "--evaluate", "b"], "--evaluate"),
+        (["--out", "file"], "cannot make the run directory"),
+        (["--out", "file/below"], "cannot make the run directory"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_and_leave_nothing(
+    arguments: list[object], words: str, command: Command, tmp_path: Path
+) -> None:
+    data = write_data(tmp_path / "data", side=9)
+    Path("file").touch()
+    before = sorted(tmp_path.iterdir())
+    assert_refused(command("--data", data, *arguments), words)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_finished_run_is_not_overwritten(command: Command, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    before = contents(out)
+    assert_refused(command(*options, "--out", out), f"{out} holds a finished run: choose another --out")
+    assert contents(out) == before
+
+
+def test_an_unfinished_run_is_not_overwritten(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    out = tmp_path / "run"
+    interrupt_after(4, monkeypatch)
+    assert command(*options, "--out", out).code == 130
+    monkeypatch.undo()
+    before = contents(out)
+    assert_refused(command(*options, "--out", out), f"{out} holds an unfinished run: --resume it")
+    assert contents(out) == before
+
+
+# --- resuming
+
+
+def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
+    """Press Ctrl-C within a batch, before its gradient descends."""
+    seen = 0
+
+    def sgd(*arguments: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == batches:
+            for _ in range(signals):
+                signal.raise_signal(signal.SIGINT)
+        descend(*arguments)
+
+    descend = training.sgd
+    monkeypatch.setattr(training, "sgd", sgd)
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("more", [[], ["--estimate", "random-sign", "--augment", 1]], ids=["plain", "random"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    batches: int,
+    more: list[object],
+    command: Command,
+    options: list[object],
+    tmp_path: Path,
+    monkeypatch: Patch,
+) -> None:
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    command(*options, *more, "--out", through)
+    with monkeypatch.context() as patch:
+        interrupt_after(batches, patch)
+        code, printed, err = command(*options, *more, "--out", parts)
+    assert code == 130
+    assert err == f"interrupted; to go on: python -m eqprop_np.mnist --resume {parts}\n"
+    assert "after" not in printed.splitlines()[-1]
+    _, progress = checkpoint.load(parts / "checkpoint.npz")
+    assert 3 * progress.epoch + progress.batch == batches, "the batch under way was finished"
+    assert not (parts / "summary.json").exists()
+    assert command("--resume", parts).code == 0
+    assert_same_run(through, parts)
+    one, two = (read(run / "summary.json") for run in (through, parts))
+    timeless = {"seconds": 0, "history": 0}
+    assert one | timeless == two | timeless
+
+
+def test_interrupted_again_and_again(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    command(*options, "--out", through)
+    arguments: list[object] = [*options, "--out", parts]
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            interrupt_after(2, patch)
+            assert command(*arguments).code == 130
+        arguments = ["--resume", parts]
+    assert command(*arguments).code == 0
+    assert_same_run(through, parts)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """The last checkpoint stays, that of the first epoch."""
+    out = tmp_path / "run"
+    interrupt_after(5, monkeypatch, signals=2)
+    code, _, err = command(*options, "--out", out)
+    assert (code, err) == (130, "interrupted\n")
+    _, progress = checkpoint.load(out / "checkpoint.npz")
+    assert (progress.epoch, progress.batch) == (1, 0)
+
+
+def test_ctrl_c_is_given_back(command: Command, options: list[object], tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    command(*options, "--out", tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_epochs_are_the_total_on_resume(command: Command, options: list[object], tmp_path: Path) -> None:
+    """More of them make the same run as if they had been asked for at once; as many, no difference."""
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    command(*options, "--epochs", 5, "--out", through)
+    command(*options, "--epochs", 2, "--out", parts)
+    printed = command("--resume", parts, "--epochs", 5).out.splitlines()
+    assert [line.split(":")[0] for line in printed[-4:-1]] == ["epoch 3/5", "epoch 4/5", "epoch 5/5"]
+    assert_same_run(through, parts)
+    assert read(parts / "config.json") == read(through / "config.json")
+    assert read(parts / "summary.json")["epochs"] == 5
+    last = command("--resume", parts, "--quiet").out
+    assert last.splitlines()[-1] == printed[-1]
+    assert_same_run(through, parts)
+    assert_refused(command("--resume", parts, "--epochs", 4), "--epochs 4, but 5 are done: it is the total")
+
+
+def test_metrics_left_over_by_a_crash_are_not_kept_twice(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """A checkpoint without its line, or a line cut short: the checkpoint counts."""
+    out = tmp_path / "run"
+    command(*options, "--epochs", 2, "--out", out)
+    lines = (out / "metrics.jsonl").read_text()
+    for damaged in ("", lines.splitlines()[0] + "\n", lines + lines, lines[:-5]):
+        (out / "metrics.jsonl").write_text(damaged)
+        command("--resume", out)
+        assert [line["epoch"] for line in metrics(out)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ["--hidden", 4],
+        ["--preset", "p-1h"],
+        ["--seed", 0],
+        ["--seed", 1],
+        ["--out", "elsewhere"],
+        ["--train-size", 50],
+        ["--validation", 5],
+        ["--beta", 0.2],
+        ["--batch-size", 20],
+    ],
+    ids=str,
+)
+def test_a_resumed_run_keeps_its_settings(
+    setting: list[object], command: Command, options: list[object], tmp_path: Path
+) -> None:
+    command(*options, "--out", tmp_path / "run")
+    before = contents(tmp_path / "run")
+    assert_refused(
+        command("--resume", tmp_path / "run", *setting), f"{setting[0]}: a saved run keeps its settings"
+    )
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_damaged_checkpoint_is_not_resumed(command: Command, options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    path = out / "checkpoint.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    before = contents(out)
+    assert_refused(command("--resume", out), "not a whole checkpoint of this program")
+    assert contents(out) == before
+
+
+# --- divergence and other misfortunes
+
+
+def test_divergence_keeps_the_last_good_checkpoint(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """The rates grow by 10⁵⁰ after the first epoch, and float32 ends at 10³⁸."""
+    out = tmp_path / "run"
+    code, printed, err = command(*options, "--rate-decay", 1e50, "--out", out)
+    assert code == 3
+    assert err.startswith("error: training diverged: ")
+    assert err.count("\n") == 1
+    assert printed.splitlines()[-1].startswith("epoch 1/3: ")
+    _, progress = checkpoint.load(out / "checkpoint.npz")
+    assert (progress.epoch, progress.batch) == (1, 0)
+    assert not (out / "summary.json").exists()
+
+
+def test_divergence_from_the_start_leaves_no_checkpoint(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """So that the directory can be used again."""
+    out = tmp_path / "run"
+    assert command(*options, "--learning-rates", 1e39, 1e39, "--out", out).code == 3
+    assert not (out / "checkpoint.npz").exists()
+    assert command(*options, "--out", out).code == 0
+
+
+def test_a_full_disk_is_one_line(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    code, _, err = command(*options, "--out", tmp_path / "run")
+    assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+
+
+# --- as a process
+
+
+def environment() -> dict[str, str]:
+    root = Path(eqprop_np.__file__).parents[1]
+    return os.environ | {"PYTHONPATH": str(root), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def start(*arguments: object, **named: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "eqprop_np.mnist", *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | named
+    return subprocess.Popen(command, env=environment(), text=True, **pipes)
+
+
+def test_exit_codes_and_streams_of_the_process(options: list[object], tmp_path: Path) -> None:
+    done = start(*options, "--out", tmp_path / "run", "--quiet")
+    out, err = done.communicate(timeout=60)
+    assert (done.returncode, err) == (0, "")
+    assert out.startswith("p-1h on bands: test error ")
+    wrong = start(*options, "--out", tmp_path / "run")
+    out, err = wrong.communicate(timeout=60)
+    assert (wrong.returncode, out) == (2, "")
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and process groups are POSIX's")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
+    workers: int, options: list[object], tmp_path: Path, command: Command
+) -> None:
+    """Sent to the whole group, as a terminal does, workers and all."""
+    parts, through = tmp_path / "parts", tmp_path / "through"
+    settings = [*options, "--workers", workers, "--epochs", 100_000]
+    process = start(*settings, "--out", parts, start_new_session=True)
+    while not (parts / "metrics.jsonl").exists() or not metrics(parts):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == f"interrupted; to go on: python -m eqprop_np.mnist --resume {parts}\n"
+    _, progress = checkpoint.load(parts / "checkpoint.npz")
+    total = progress.epoch + 2
+    assert command("--resume", parts, "--epochs", total).code == 0
+    assert command(*settings, "--epochs", total, "--out", through).code == 0
+    assert_same_run(parts, through)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
+def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> None:
+    """On stderr alone, with the batches, the epoch and the running error; and --quiet has none."""
+    import fcntl
+    import pty
+    import termios
+
+    def shown(*more: object) -> str:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        slow = ["--tol", 0, "--free-steps", 6000]  # the bar moves ten times a second at most
+        process = start(*options, *slow, *more, "--out", tmp_path / f"run{len(more)}", stderr=slave)
+        os.close(slave)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert not {"\r", "it/s", "batch/s"} & set(out)
+        return read_all(master)
+
+    bar = shown()
+    assert re.search(r"epoch [123]/3: .* [123]/3 \[.*, error \d+\.\d\d %\]", bar)
+    assert shown("--quiet") == ""
+
+
+def read_all(descriptor: int) -> str:
+    chunks = []
+    try:
+        while chunk := os.read(descriptor, 1 << 16):
+            chunks.append(chunk)
+    except OSError:  # the other end is closed
+        pass
+    os.close(descriptor)
+    return b"".join(chunks).decode()
+
+
+# --- with the real data
+
+
+@pytest.mark.skipif("EQPROP_NP_DATA" not in os.environ, reason="EQPROP_NP_DATA names no MNIST")
+def test_on_mnist_a_thousand_images_are_enough_to_begin_with(command: Command, tmp_path: Path) -> None:
+    code, printed, _ = command("--train-size", 1000, "--epochs", 2, "--out", tmp_path / "run", "--quiet")
+    assert code == 0
+    assert printed.startswith("p-1h on mnist: test error ")
+    assert read(tmp_path / "run" / "summary.json")["test_error"] < 25
