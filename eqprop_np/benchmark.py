@@ -75,26 +75,27 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
     units: list[float] = []
     with parallel(experiment.workers) as run:
         _batches(experiment, dynamics, theta, samples, range(warm_up), run)
-    for first in range(warm_up, warm_up + batches, CHUNK):
-        units.append(matrix_product())
-        with parallel(experiment.workers) as run:
+        for first in range(warm_up, warm_up + batches, CHUNK):
+            units.append(matrix_product())
             start = time.perf_counter()
             steps += _batches(experiment, dynamics, theta, samples, range(first, first + CHUNK), run)
             times.append((time.perf_counter() - start) / CHUNK)
     epoch = -(-60_000 // experiment.batch_size) * median(times) / median(units)
-    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples, median(times)))
+    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples))
 
 
-def _share(
-    experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, seconds_per_batch: float
-) -> float:
-    """The share of matrix products in the time of a batch."""
+def _share(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
+    """The share of matrix products in the time of some batches, in one process.
+
+    The stop-watch itself costs a microsecond or two per array operation, so this is a little too small.
+    """
     timed = {name: value.view(Timed) for name, value in theta.items()}
-    images = Samples(samples.images.view(Timed), samples.labels)
-    Timed.seconds = 0.0
-    with parallel(experiment.workers) as run:
+    images = Samples(samples.images[: CHUNK * experiment.batch_size].view(Timed), samples.labels)
+    with parallel(1) as run:
+        _batches(experiment, dynamics, timed, images, range(1), run)
+        Timed.seconds, start = 0.0, time.perf_counter()
         _batches(experiment, dynamics, timed, images, range(CHUNK), run)
-    return Timed.seconds / (CHUNK * experiment.workers * seconds_per_batch)
+        return Timed.seconds / (time.perf_counter() - start)
 
 
 def _batches(
