@@ -1,5 +1,6 @@
 """What all tests share: reproducible examples, and a place of their own to write in."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def elsewhere(session_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Neither the user's cache nor a directory ``runs`` of theirs is touched."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(session_cache))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal; what a shell starts in the background would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

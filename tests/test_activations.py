@@ -1,4 +1,4 @@
-"""σ and σ′: their formulas, their derivatives, and what the inner loop relies on."""
+"""σ, σ′ and σ″: their formulas, their derivatives, and what the inner loop relies on."""
 
 import numpy as np
 import pytest
@@ -38,11 +38,12 @@ def test_derivative_agrees_with_central_differences(sigma: Activation, a: Array)
 
 @smooth
 @given(a=inputs)
-def test_derivative_agrees_with_a_complex_step(sigma: Activation, a: Array) -> None:
+def test_derivatives_agree_with_a_complex_step(sigma: Activation, a: Array) -> None:
     """Im σ(a + ih)/h has no difference in it, so nothing cancels: it is exact to rounding."""
     h = 1e-30
-    complex_step = sigma.value(a + 1j * h).imag / h
-    np.testing.assert_allclose(sigma.derivative(a), complex_step, rtol=1e-12, atol=1e-15)
+    for function, derivative in ((sigma.value, sigma.derivative), (sigma.derivative, sigma.second)):
+        complex_step = function(a + 1j * h).imag / h
+        np.testing.assert_allclose(derivative(a), complex_step, rtol=1e-12, atol=1e-15)
 
 
 @smooth
@@ -52,9 +53,10 @@ def test_complex_stays_complex(sigma: Activation) -> None:
 
 
 def test_hard_sigmoid_at_and_beside_its_kinks() -> None:
-    """Closed at both ends, so that a neuron at rest at 0 can leave it."""
+    """Closed at both ends, so that a neuron at rest at 0 can leave it; and straight between them."""
     a = np.array([-1, -1e-12, -0.0, 0, 1e-12, 1 - 1e-12, 1, 1 + 1e-12, 2])
     np.testing.assert_array_equal(hard_sigmoid.derivative(a), [0, 0, 1, 1, 1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(hard_sigmoid.second(a), np.zeros(9))
     np.testing.assert_array_equal(hard_sigmoid.value(a), [0, 0, 0, 0, 1e-12, 1 - 1e-12, 1, 1, 1])
 
 
@@ -64,6 +66,7 @@ def test_value_can_be_written_over_its_argument(sigma: Activation, a: Array) -> 
     expected, untouched = sigma.value(a.copy()), a.copy()
     sigma.value(a)
     sigma.derivative(a)
+    sigma.second(a)
     np.testing.assert_array_equal(a, untouched)
     assert sigma.value(a, out=a) is a
     np.testing.assert_array_equal(a, expected)
@@ -73,7 +76,7 @@ def test_value_can_be_written_over_its_argument(sigma: Activation, a: Array) -> 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_and_shape_are_kept(sigma: Activation, dtype: type) -> None:
     a = np.linspace(-1, 2, 6, dtype=dtype).reshape(2, 3)
-    for result in (sigma.value(a), sigma.derivative(a)):
+    for result in (sigma.value(a), sigma.derivative(a), sigma.second(a)):
         assert (result.dtype, result.shape) == (a.dtype, a.shape)
 
 
@@ -84,3 +87,4 @@ def test_nothing_overflows(sigma: Activation, dtype: type) -> None:
     with np.errstate(all="raise"):
         np.testing.assert_array_equal(sigma.value(a), [-1 if sigma is tanh else 0, 1])
         np.testing.assert_array_equal(sigma.derivative(a), [0, 0])
+        np.testing.assert_array_equal(sigma.second(a), [0, 0])

@@ -1,16 +1,17 @@
 """The benchmark runs, and counts what it says. No test depends on how long anything takes."""
 
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from examples import write_bands
 
-from eqprop_np import benchmark
+from eqprop_np import benchmark, training
 from eqprop_np.benchmark import Cost, Timed, main, measure
 from eqprop_np.datasets import load
 from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.network import Theta
 from eqprop_np.training import Samples
 
 Patch = pytest.MonkeyPatch
@@ -68,6 +69,20 @@ def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypat
     cost = measure(EXPERIMENTS["p-1h"].to_the_letter(), samples, 30, 0)
     assert cost.mm_per_epoch == pytest.approx(3000 * 0.1 / 0.5)
     assert cost.free_steps == EXPERIMENTS["p-1h"].free_steps
+
+
+def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> None:
+    """Weights that stay as they began would relax at another pace."""
+    weights = []
+
+    def spy(theta: Theta, *arguments: object) -> None:
+        weights.append(theta["w1-2"].copy())
+        training.sgd(theta, *arguments)
+
+    monkeypatch.setattr(benchmark, "sgd", spy)
+    measure(EXPERIMENTS["p-1h"], samples, 10, 3)
+    assert len(weights) >= 13
+    assert all((a != b).any() for a, b in pairwise(weights[:13]))
 
 
 def test_the_stop_watch_counts_matrix_products_and_changes_nothing(

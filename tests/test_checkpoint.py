@@ -215,6 +215,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith("not a whole checkpoint of this program")
 
 
+def test_a_long_reason_becomes_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("two\n   lines")
+
+    monkeypatch.setattr(np, "load", fail)
+    assert refusal(path).endswith("(RuntimeError: two lines)")
+
+
 def test_a_file_cut_short_is_refused_wherever_it_was_cut(path: Path) -> None:
     content = path.read_bytes()
     for length in range(0, len(content), 41):

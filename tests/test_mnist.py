@@ -493,6 +493,7 @@ def test_interrupted_again_and_again(
     assert_same_run(through, parts)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_ends_it_at_once(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -505,6 +506,7 @@ def test_a_second_ctrl_c_ends_it_at_once(
     assert (progress.epoch, progress.batch) == (1, 0)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_given_back(command: Command, options: list[object], tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     command(*options, "--out", tmp_path / "run")

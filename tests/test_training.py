@@ -210,6 +210,7 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         assert run(lambda part, a: (len(part), a), samples(3), "a") == [(3, "a")]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_workers_leave_ctrl_c_to_their_parent() -> None:
     with ProcessPoolExecutor(1, initializer=training.begin_worker) as pool:
         assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
