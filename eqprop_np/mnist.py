@@ -173,8 +173,12 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
     training, test = configuration.samples(dataset)
     found = (dataset.name, dataset.train_images.shape[1:], dataset.classes)
     wanted = (configuration.dataset, configuration.image, configuration.classes)
-    if found != wanted or len(training) != configuration.train_size:
+    if found != wanted:
         raise BadInput(f"{path} belongs to {wanted[0]}, but the data found are {found[0]}: say --data")
+    if len(training) != configuration.train_size:
+        raise BadInput(
+            f"{path} trains on {configuration.train_size} images, but the data have fewer: say --data"
+        )
     return configuration, progress, training, test
 
 

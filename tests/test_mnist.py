@@ -7,6 +7,7 @@ terminal start a process of their own.
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -217,6 +218,12 @@ def test_without_a_preset_it_is_a_short_p_1h(command: Command, data: Path, tmp_p
     command("--data", data, "--out", tmp_path / "run")
     found = read(tmp_path / "run" / "config.json")["experiment"]
     assert found == json.loads(json.dumps(vars(EXPERIMENTS["p-1h"]))) | {"epochs": 10}
+    assert read(tmp_path / "run" / "config.json")["seed"] == 0
+
+
+def test_a_named_preset_has_its_own_number_of_epochs(command: Command, data: Path, tmp_path: Path) -> None:
+    command("--preset", "p-1h", "--hidden", 8, "--data", data, "--out", tmp_path / "run")
+    assert len(metrics(tmp_path / "run")) == EXPERIMENTS["p-1h"].epochs
 
 
 def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> None:
@@ -578,9 +585,20 @@ def test_a_damaged_checkpoint_is_not_resumed(command: Command, options: list[obj
     assert contents(out) == before
 
 
+def test_fewer_images_than_before_are_not_gone_on_with(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    command(*options, "--out", tmp_path / "run")
+    shutil.rmtree(data)
+    write_bands(data, train=50)
+    refused = command("--resume", tmp_path / "run", "--epochs", 4)
+    assert_refused(refused, "trains on 60 images, but the data have fewer: say --data")
+
+
 # --- divergence and other misfortunes
 
 
+@pytest.mark.filterwarnings("error")
 def test_divergence_keeps_the_last_good_checkpoint(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
@@ -596,6 +614,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert not (out / "summary.json").exists()
 
 
+@pytest.mark.filterwarnings("error")
 def test_divergence_from_the_start_leaves_no_checkpoint(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
