@@ -29,6 +29,11 @@ def test_its_errors_are_recorded() -> None:
     assert f"p-1h on mnist: test error {first['test_error']:.2f} % after {first['epochs']} epochs" in README
     errors = ", ".join(f"{record(f'p-1h-seed{seed}')['test_error']:.2f}" for seed in range(3))
     assert f"| p-1h | 30 | {errors} " in README
+    bptt = record("p-1h-bptt")
+    assert (
+        f"| {bptt['epochs']} | {bptt['test_error']:.2f}, where EP has {first['test_error']:.2f} |" in README
+    )
+    assert bptt["epochs"] == first["epochs"]
     last = mean(epoch["test_error"] for epoch in record("conv-seed0")["history"][-3:])
     assert f"| {last:.2f} over the last three epochs |" in README
 
