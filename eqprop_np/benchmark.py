@@ -127,6 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--warm-up", type=int, default=200, metavar="N", help="batches to train before that")
     parser.add_argument("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
     options = parser.parse_args(arguments)
+    if unknown := [name for name in options.presets if name not in EXPERIMENTS]:
+        parser.error(f"no preset {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
+    if options.batches < 1 or options.warm_up < 0:
+        parser.error("--batches must be at least 1, and --warm-up not negative")
     try:
         dataset = load(options.data)
     except DataError as error:
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.presets:
         _row(name, measure(EXPERIMENTS[name], samples, options.batches, options.warm_up))
     if not options.no_letter:
-        _compare_dynamics(samples, options.batches // 5)
+        _compare_dynamics(samples, -(-options.batches // 5))
     return 0
 
 

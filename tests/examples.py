@@ -1,4 +1,6 @@
-"""Random things for the property tests: generators, networks of each kind, and what belongs to them."""
+"""What several tests need: random generators, networks of each kind and what belongs to them, tiny images."""
+
+from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
@@ -53,3 +55,22 @@ def draw(network: Network, batch: int, rng: np.random.Generator) -> tuple[Theta,
     theta = {name: rng.standard_normal(shape) for name, shape in network.parameter_shapes.items()}
     x, *s = (rng.standard_normal((batch, *shape)) for shape in network.shapes)
     return theta, x, tuple(s)
+
+
+def idx(array: Array) -> bytes:
+    """The IDX file of an array of bytes."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_bands(directory: Path, side: int = 8, train: int = 60, test: int = 25) -> Path:
+    """Write a data set of three classes: noise with a bright band, whose place tells the class."""
+    directory.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in (("train", train), ("t10k", test)):
+        labels = (np.arange(size) % 3).astype(np.uint8)
+        images = rng.integers(0, 100, (size, side, side)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 2] += 150
+        (directory / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
+        (directory / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return directory

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from examples import write_bands
 
 import eqprop_np
 from eqprop_np import checkpoint, datasets, mnist, training
-from eqprop_np.activations import Array
 from eqprop_np.experiments import EXPERIMENTS
 from eqprop_np.mnist import main
 
 Patch = pytest.MonkeyPatch
-CLASSES, TRAIN, TEST = 3, 60, 25
+TRAIN = 60
 NUMBERS = ("epoch", "train_error", "test_error", "seconds", "free_steps")
 
 
@@ -54,27 +54,9 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def idx(array: Array) -> bytes:
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
-
-
-def write_data(directory: Path, side: int = 8, seed: int = 0) -> Path:
-    """Four IDX files: noise with a bright band whose place tells the class."""
-    directory.mkdir()
-    rng = np.random.default_rng(seed)
-    for name, size in (("train", TRAIN), ("t10k", TEST)):
-        labels = (np.arange(size) % CLASSES).astype(np.uint8)
-        images = rng.integers(0, 100, (size, side, side)).astype(np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[2 * label : 2 * label + 2] += 150
-        (directory / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
-        (directory / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
-    return directory
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_data(tmp_path / "bands")
+    return write_bands(tmp_path / "bands")
 
 
 @pytest.fixture
@@ -214,7 +196,7 @@ def test_glyphs_are_never_taken_for_mnist(command: Command, monkeypatch: Patch, 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_preset_runs(name: str, command: Command, tmp_path: Path) -> None:
     """Its settings are the file's, but for what is overridden: here the sizes, which fit 16 × 16 pixels."""
-    data = write_data(tmp_path / "larger", side=16)
+    data = write_bands(tmp_path / "larger", side=16)
     preset = EXPERIMENTS[name]
     smaller = ["--hidden", *([4] * len(preset.hidden))]
     if preset.channels:
@@ -238,7 +220,7 @@ def test_without_a_preset_it_is_a_short_p_1h(command: Command, data: Path, tmp_p
 
 
 def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> None:
-    data = write_data(tmp_path / "larger", side=16)
+    data = write_bands(tmp_path / "larger", side=16)
     settings = {
         "rule": "ep",
         "estimate": "centered",
@@ -354,7 +336,7 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
 ) -> None:
     out = tmp_path / "run"
     command(*options, "--out", out)
-    other = write_data(tmp_path / "other")
+    other = write_bands(tmp_path / "other")
     path = out / "checkpoint.npz"
     for arguments, words in (
         ([path, "--preset", "p-2h"], "is of preset p-1h, not p-2h"),
@@ -422,7 +404,7 @@ def assert_refused(outcome: Outcome, words: str) -> None:
 def test_wrong_arguments_are_refused_and_leave_nothing(
     arguments: list[object], words: str, command: Command, tmp_path: Path
 ) -> None:
-    data = write_data(tmp_path / "data", side=9)
+    data = write_bands(tmp_path / "data", side=9)
     Path("file").touch()
     before = sorted(tmp_path.iterdir())
     assert_refused(command("--data", data, *arguments), words)

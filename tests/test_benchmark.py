@@ -1,0 +1,116 @@
+"""The benchmark runs, and counts what it says. No test depends on how long anything takes."""
+
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+from examples import write_bands
+
+from eqprop_np import benchmark
+from eqprop_np.benchmark import Cost, Timed, main, measure
+from eqprop_np.datasets import load
+from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.training import Samples
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: Patch) -> Path:
+    """Images that fit every preset; and one matrix product takes half a second, without being done."""
+    monkeypatch.setattr(benchmark, "matrix_product", lambda: 0.5)
+    return write_bands(tmp_path / "bands", side=16)
+
+
+@pytest.fixture
+def samples(data: Path) -> Samples:
+    dataset = load(str(data))
+    return Samples(dataset.train_images, dataset.train_labels)
+
+
+def test_it_prints_a_row_for_each_preset(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["p-1h", "cvf-1h", "conv"]
+    assert main([*names, "--batches", "5", "--warm-up", "1", "--no-letter", "--data", str(data)]) == 0
+    first, titles, *rows = capsys.readouterr().out.splitlines()
+    assert first == "on bands; 1 mm = 500 ms now"
+    assert titles.split("  ")[0] == "preset"
+    assert [row.split()[0] for row in rows] == names
+    for row in rows:
+        _, cost, steps, share = row.split()
+        assert float(cost) >= 0
+        assert float(steps) >= 1
+        assert 0 <= float(share.rstrip("%")) <= 100
+
+
+def test_the_comparison_runs_both_dynamics_to_the_letter(
+    data: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = []
+
+    def instead(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
+        measured.append((experiment, batches))
+        return Cost(600 if experiment.name.startswith("eb") else 100, 1, 0.5)
+
+    monkeypatch.setattr(benchmark, "measure", instead)
+    assert main(["p-3h", "--batches", "6", "--data", str(data)]) == 0
+    names = ["eb-1h", "p-1h", "eb-2h", "p-2h"]
+    assert measured == [(EXPERIMENTS["p-3h"], 6), *((EXPERIMENTS[name].to_the_letter(), 2) for name in names)]
+    printed = capsys.readouterr().out
+    assert "eb-1h / p-1h = 6.0\n" in printed
+    assert "eb-2h / p-2h = 6.0\n" in printed
+
+
+def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypatch: Patch) -> None:
+    """By a clock that ticks at each look: ten batches take a second, and 3000 of them are an epoch."""
+    ticks = count()
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
+    cost = measure(EXPERIMENTS["p-1h"].to_the_letter(), samples, 30, 0)
+    assert cost.mm_per_epoch == pytest.approx(3000 * 0.1 / 0.5)
+    assert cost.free_steps == EXPERIMENTS["p-1h"].free_steps
+
+
+def test_the_stop_watch_counts_matrix_products_and_changes_nothing(
+    rng: np.random.Generator, monkeypatch: Patch
+) -> None:
+    a, b = rng.standard_normal((2, 4, 4)).astype(np.float32)
+    timed = a.view(Timed)
+    ticks = count()
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(Timed, "seconds", 0.0)
+    result = np.tanh(timed.T + b)
+    assert Timed.seconds == 0
+    result = result @ b
+    assert Timed.seconds == 1
+    np.matmul(b, timed, out=result)
+    assert Timed.seconds == 2
+    assert isinstance(result, Timed)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, b @ a)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["p-9h"], "no preset 'p-9h'"),
+        (["--batches", "0"], "--batches must be at least 1"),
+        (["--warm-up", "-1"], "--warm-up not negative"),
+        (["--batches", "many"], "invalid int value"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_missing_data_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("error: no directory nowhere")
+
+
+def test_a_matrix_product_takes_time() -> None:
+    """The real one, once."""
+    assert benchmark.matrix_product() > 0
