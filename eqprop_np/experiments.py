@@ -188,6 +188,7 @@ EXPERIMENTS = {
             beta=0.5,
             epochs=100,
             omega=1.6,
+            tol=3e-3,
             source="[1]",
         ),
         Experiment(
@@ -201,6 +202,7 @@ EXPERIMENTS = {
             beta=0.5,
             epsilon=0.2,
             epochs=30,
+            omega=1.9,
             source="[1]",
         ),
         Experiment(

@@ -1,0 +1,52 @@
+"""The README tells the truth: its snippet, its figures, its files."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "data" / "results"
+
+
+def record(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_the_snippet_prints_what_it_says() -> None:
+    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README", "exec"), {})
+    assert out.getvalue() == printed
+
+
+def test_its_errors_are_recorded() -> None:
+    first = record("p-1h-first-look")
+    assert f"p-1h on mnist: test error {first['test_error']:.2f} % after {first['epochs']} epochs" in README
+    errors = ", ".join(f"{record(f'p-1h-seed{seed}')['test_error']:.2f}" for seed in range(3))
+    assert f"| p-1h | 30 | {errors} " in README
+    bptt = record("p-1h-bptt")
+    assert (
+        f"| {bptt['epochs']} | {bptt['test_error']:.2f}, where EP has {first['test_error']:.2f} |" in README
+    )
+    assert bptt["epochs"] == first["epochs"]
+    last = mean(epoch["test_error"] for epoch in record("conv-seed0")["history"][-3:])
+    assert f"| {last:.2f} over the last three epochs |" in README
+
+
+def test_records_are_of_committed_code_and_mnist() -> None:
+    for path in RESULTS.glob("*.json"):
+        run = json.loads(path.read_text())
+        assert run["dataset"] == "mnist", path
+        assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"]), path
+
+
+def test_every_file_that_it_names_exists() -> None:
+    names = re.findall(r"`((?:[\w/-]+)\.(?:py|png))`|\]\(([\w/.-]+)\)", README)
+    for name in filter(None, (a or b for a, b in names)):
+        if name not in ("curves.png",):
+            assert (ROOT / name).exists() or (ROOT / "eqprop_np" / name).exists(), name
