@@ -5,21 +5,27 @@ its cores. Machines differ, and a shared one differs from minute to minute; the 
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from statistics import median
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import EXPERIMENTS, Experiment
-from eqprop_np.network import Theta
+from eqprop_np.network import Network, Theta
+from eqprop_np.rules import Phases
+from eqprop_np.rules.phases import free_phase
 from eqprop_np.training import Run, Samples, batch_gradient, parallel, sgd
 
+SIDE = 2048
 CHUNK = 10  # batches timed at once, between two measurements of mm
 
 
@@ -48,21 +54,24 @@ class Cost:
     mm_per_epoch : the cost of 60,000 training images.
     free_steps : mean steps of the first phase.
     products : the share of the time that is spent in matrix products.
+    throughput : multiplications per second in the matrix products of the first phase, over those of mm.
     """
 
     mm_per_epoch: float
     free_steps: float
     products: float
+    throughput: float
 
 
 def matrix_product() -> float:
-    """The time of one 2048³ float32 matrix product, in seconds: the best of five."""
-    a = np.ones((2048, 2048), np.float32)
+    """The time of one 2048³ float32 matrix product on all cores, in seconds: the best of five."""
+    a = np.ones((SIDE, SIDE), np.float32)
     b, out, times = a.copy(), a.copy(), []
-    for _ in range(5):
-        start = time.perf_counter()
-        np.matmul(a, b, out=out)
-        times.append(time.perf_counter() - start)
+    with threadpool_limits(os.cpu_count(), "blas"):
+        for _ in range(5):
+            start = time.perf_counter()
+            np.matmul(a, b, out=out)
+            times.append(time.perf_counter() - start)
     return min(times)
 
 
@@ -80,8 +89,39 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
             start = time.perf_counter()
             steps += _batches(experiment, dynamics, theta, samples, range(first, first + CHUNK), run)
             times.append((time.perf_counter() - start) / CHUNK)
+        speeds = [_speed(experiment, dynamics, theta, samples, run) for _ in range(5)]
     epoch = -(-60_000 // experiment.batch_size) * median(times) / median(units)
-    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples))
+    throughput = median(speeds) * median(units) / SIDE**3
+    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples), throughput)
+
+
+def _speed(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, run: Run) -> float:
+    """Multiplications per second in the first phase of some batches.
+
+    A connection's weight w, and each place at which the kernel of a convolution stands, counts once for
+    each drive. What is known to be zero, since the state begins there, does not count.
+    """
+    chunk, start, products = CHUNK * experiment.batch_size, time.perf_counter(), 0
+    for first in range(0, chunk, experiment.batch_size):
+        batch = samples[np.arange(first, first + experiment.batch_size) % len(samples)]
+        products += sum(run(_first_phase, batch, dynamics, theta, experiment.phases))
+    return products / (time.perf_counter() - start)
+
+
+def _first_phase(samples: Samples, dynamics: Dynamics, theta: Theta, phases: Phases) -> int:
+    """Do it, and count the multiplications in its matrix products."""
+    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
+    return len(samples) * _multiplications(dynamics.network, free.steps)
+
+
+def _multiplications(network: Network, steps: int) -> int:
+    """In the matrix products of so many steps, for one sample."""
+    once = {
+        c: prod(c.shape) * prod(c.post_shape[:-1]) * (c.pool**2 if c.pools else 1)
+        for c in network.connections
+    }
+    drives = {c: 1 if c.pre == 0 else steps * (1 + c.mutual) - c.pools for c in network.connections}
+    return sum(once[c] * drives[c] for c in network.connections)
 
 
 def _share(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
@@ -138,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     samples = Samples(dataset.train_images, dataset.train_labels)
     print(f"on {dataset.name}; 1 mm = {1000 * matrix_product():.0f} ms now")
-    print(f"{'preset':10} {'mm per epoch':>12} {'free steps':>10} {'in products':>11}")
+    print(f"{'preset':10} {'mm per epoch':>12} {'free steps':>10} {'in products':>11} {'of the peak':>11}")
     for name in options.presets:
         _row(name, measure(EXPERIMENTS[name], samples, options.batches, options.warm_up))
     if not options.no_letter:
@@ -147,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _row(name: str, cost: Cost) -> None:
-    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.free_steps:10.1f} {cost.products:11.0%}", flush=True)
+    shares = f"{cost.products:11.0%} {cost.throughput:11.0%}"
+    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.free_steps:10.1f} {shares}", flush=True)
 
 
 def _compare_dynamics(samples: Samples, batches: int) -> None:

@@ -14,6 +14,7 @@ in this field, "convolution" slides the kernel without flipping it.
 from functools import reduce
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from eqprop_np.activations import Array
 
@@ -22,8 +23,8 @@ def im2col(s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
     """Lower images to patches: (B, H, W, C) → (B, H', W', k, k, C), with H' = (H + 2p − k)//stride + 1."""
     if padding:
         s = np.pad(s, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    patches = np.lib.stride_tricks.sliding_window_view(s, (kernel, kernel), axis=(1, 2))
-    return np.ascontiguousarray(patches[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3))
+    patches = sliding_window_view(s, (kernel, kernel), axis=(1, 2), subok=True)
+    return patches[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3).copy()
 
 
 def convolve(w: Array, s: Array, stride: int = 1, padding: int = 0) -> Array:
@@ -46,19 +47,19 @@ def convolve_transpose(
     kernel, _, channels, features = w.shape
     batch, rows, columns, _ = u.shape
     height, width = shape[0] + 2 * padding, shape[1] + 2 * padding
-    strips = np.ascontiguousarray(u.transpose(0, 2, 1, 3)).reshape(batch * columns, rows * features)
-    flipped = np.ascontiguousarray(w[::-1].transpose(0, 3, 1, 2)).reshape(kernel, features, -1)
-    bands = np.zeros((height, batch * columns, kernel * channels), u.dtype)
+    strips = u.transpose(0, 2, 1, 3).copy().reshape(batch * columns, rows * features)
+    flipped = w[::-1].transpose(0, 3, 1, 2).copy().reshape(kernel, features, -1)
+    bands = np.zeros_like(u, shape=(height, batch * columns, kernel * channels))
     for h in range(height):
         first, last = max(0, -((kernel - 1 - h) // stride)), min(rows, h // stride + 1)
         if first < last:
             start = kernel - 1 - h + first * stride
             taps = flipped[start::stride][: last - first].reshape(-1, kernel * channels)
             np.matmul(strips[:, first * features : last * features], taps, out=bands[h])
-    images = np.zeros((height, batch, width, channels), u.dtype)
-    for j in range(kernel):  # fold along the width
-        band = bands.reshape(height, batch, columns, kernel, channels)[:, :, :, j]
-        images[:, :, j : j + stride * columns : stride] += band
+    images = np.zeros_like(u, shape=(height, batch, width, channels))
+    bands = bands.reshape(height, batch, columns, kernel, channels)
+    for j in range(columns):  # fold along the width
+        images[:, :, j * stride : j * stride + kernel] += bands[:, :, j]
     images = images.transpose(1, 0, 2, 3)
     return images[:, padding : height - padding, padding : width - padding]
 

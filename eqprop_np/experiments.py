@@ -288,7 +288,7 @@ EXPERIMENTS = {
             estimate="centered",
             epochs=12,
             omega=1.2,
-            tol=1e-2,
+            tol=3e-2,
             workers=2,
             source="[1] for the layers and β; the estimate, T, K, rates and their decay are ours",
         ),

@@ -234,19 +234,20 @@ Run = Callable[..., list[Any]]
 def parallel(workers: int) -> Iterator[Run]:
     """A function ``run(f, samples, *arguments)`` that cuts samples into pieces and maps f over them.
 
-    More than one worker are processes, each with one BLAS thread. (Threads would wait for one another
-    at every small array operation.) One worker is this process, and BLAS is left as it is.
+    More than one worker are this process and others, each with one BLAS thread. (Threads would wait for
+    one another at every small array operation.) One worker is this process, and BLAS is left as it is.
     """
     if workers == 1:
         yield lambda function, samples, *arguments: [function(samples, *arguments)]
         return
 
     def run(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-        pieces = np.array_split(np.arange(len(samples)), min(workers, len(samples)))
-        futures = [pool.submit(function, samples[piece], *arguments) for piece in pieces]
-        return [future.result() for future in futures]
+        indices = np.array_split(np.arange(len(samples)), min(workers, len(samples)))
+        mine, *others = (samples[piece] for piece in indices)
+        futures = [pool.submit(function, piece, *arguments) for piece in others]
+        return [function(mine, *arguments), *(future.result() for future in futures)]
 
-    with ProcessPoolExecutor(workers, initializer=begin_worker) as pool:
+    with ProcessPoolExecutor(workers - 1, initializer=begin_worker) as pool, threadpool_limits(1, "blas"):
         yield run
 
 

@@ -38,10 +38,11 @@ def test_it_prints_a_row_for_each_preset(data: Path, capsys: pytest.CaptureFixtu
     assert titles.split("  ")[0] == "preset"
     assert [row.split()[0] for row in rows] == names
     for row in rows:
-        _, cost, steps, share = row.split()
+        _, cost, steps, share, peak = row.split()
         assert float(cost) >= 0
         assert float(steps) >= 1
         assert 0 <= float(share.rstrip("%")) <= 100
+        assert float(peak.rstrip("%")) >= 0
 
 
 def test_the_comparison_runs_both_dynamics_to_the_letter(
@@ -51,7 +52,7 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
 
     def instead(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
         measured.append((experiment, batches))
-        return Cost(600 if experiment.name.startswith("eb") else 100, 1, 0.5)
+        return Cost(600 if experiment.name.startswith("eb") else 100, 1, 0.5, 0.5)
 
     monkeypatch.setattr(benchmark, "measure", instead)
     assert main(["p-3h", "--batches", "6", "--data", str(data)]) == 0
