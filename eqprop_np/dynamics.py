@@ -64,6 +64,10 @@ class DiscreteTime:
         """How far a layer is from rest after a move of 1, if the others stay: it overshot by 1 − 1/ω."""
         return abs(1 - 1 / omega)
 
+    def nudged_omega(self, omega: float) -> float:
+        """The over-relaxation of a second phase: none, or the nudge outside σ makes the output swing."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class RealTime:
@@ -119,6 +123,10 @@ class RealTime:
     def inertia(self, omega: float) -> float:
         """As in `DiscreteTime`, but a move of 1 is one of many small ones, and counts in full."""
         return 1.0
+
+    def nudged_omega(self, omega: float) -> float:
+        """The over-relaxation of a second phase: the same, since ω only lengthens the Euler step."""
+        return omega
 
 
 Dynamics = DiscreteTime | RealTime

@@ -6,7 +6,7 @@ Sizes, rates, T, K, β and ε are those of the authors:
   Backprop Through Time in an RNN with Static Input*, NeurIPS 2019 (arXiv:1905.13633).
 - [2] The same, *Equilibrium Propagation with Continual Weight Updates*, 2020 (arXiv:2005.04168).
 
-``omega`` and ``tol`` are ours: they are settings of the fast exact form of the first phase
+``omega`` and ``tol`` are ours: they are settings of the fast exact form of the phases
 (`eqprop_np.dynamics.relax`), chosen by the cosine of EP's gradient to the one at the exact steady
 states. ``to_the_letter`` leaves them out.
 """
@@ -216,6 +216,8 @@ EXPERIMENTS = {
             beta=0.5,
             epsilon=0.2,
             epochs=50,
+            omega=1.9,
+            tol=3e-4,
             source="[1]",
         ),
         Experiment(

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument_group("settings that override the preset's").add_argument
     add("--schedule", choices=SCHEDULES, help="of a phase's updates")
-    add("--omega", type=float, help="over-relaxation of the free phase")
+    add("--omega", type=float, help="over-relaxation of the free phase, in real time of both")
     add("--tol", type=float, help="end the free phase at this residual; 0: never")
     add("--channels", type=int, nargs="*", metavar="C", help="of the convolutional layers")
     add("--hidden", type=int, nargs="*", metavar="SIZE", help="of each dense hidden layer")

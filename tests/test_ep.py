@@ -155,8 +155,8 @@ def test_it_is_equation_2(
     free = relax(dynamics, theta, x, None, phases.steps(6), schedule=schedule, omega=1.2, tol=0.01)
 
     def dphi_dtheta(beta: float) -> Theta:
-        nudge, steps = Nudge(beta, y), phases.steps(4)
-        nudged = relax(dynamics, theta, x, free.state, steps, nudge=nudge, schedule=schedule)
+        nudge, steps, omega = Nudge(beta, y), phases.steps(4), 1.2 if isinstance(dynamics, RealTime) else 1.0
+        nudged = relax(dynamics, theta, x, free.state, steps, nudge=nudge, schedule=schedule, omega=omega)
         return network.dphi_dtheta(theta, x, nudged.rates)
 
     one, two, width = dphi_dtheta(beta), network.dphi_dtheta(theta, x, free.rates), beta

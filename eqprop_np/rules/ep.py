@@ -35,6 +35,7 @@ def ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
             phases.steps(phases.nudged_steps),
             nudge=Nudge(beta, y),
             schedule=phases.schedule,
+            omega=dynamics.nudged_omega(phases.omega),
             switches=free.switches,
         )
 

@@ -25,8 +25,8 @@ class Phases:
     beta : strength of the nudge, of either sign.
     estimate : how β is used, see `eqprop_np.rules.ep`.
     schedule : of both phases, see `eqprop_np.dynamics.relax`.
-    omega, tol : of the first phase, see there. The second takes all of its K steps, and plain ones: with
-        the nudge outside σ, over-relaxation would make the output swing.
+    omega, tol : of the first phase, see there. The second takes all of its K steps; in real time ω holds
+        for it too.
     rates : η of each parameter, at which a continual rule moves it within the second phase.
 
     Raises
@@ -65,7 +65,10 @@ class Phases:
         return replace(self, estimate="one-sided", beta=self.beta * int(rng.choice((-1, 1))))
 
     def steps(self, synchronous: int) -> int:
-        """The steps to take for so many synchronous ones: an alternating step goes as far as two."""
+        """The steps to take for so many synchronous ones: an alternating step goes as far as two.
+
+        In real time it does if ω, which lengthens the Euler step, is near 2.
+        """
         return synchronous if self.schedule == "synchronous" else -(-synchronous // 2)
 
 
