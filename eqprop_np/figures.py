@@ -1,14 +1,17 @@
-"""The figures of the abstract: ``python -m eqprop_np.figures fig1a`` or ``fig1b``.
+"""The figures of the abstract: ``python -m eqprop_np.figures fig1a``, ``fig1b`` or ``fig1c``.
 
 - Fig. 1(a): the first phase unrolled, with BPTT's gradients, and the second, with EP's updates.
 - Fig. 1(b): Δ_θ(t) over −∇_θ(t) for some synapses: standard EP, continual EP, a discrete-time CNN.
+- Fig. 1(c): the test error after training over the angle between updates and gradients before it, from
+  the recorded runs of `eqprop_np.sweep`.
 
 Colours are those of Okabe and Ito, which the colour-blind tell apart.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,6 +177,80 @@ def _processes(panel: Panel, seed: int) -> tuple[list[Array], list[Array]]:
     return list(deltas), list(nablas)
 
 
+# ---- Fig. 1(c)
+
+
+FAMILIES = {  # of each preset: its name in the paper, its marker and its colour
+    "p-1h": ("EP-1h", "s", COLOURS[0]),
+    "p-2h": ("EP-2h", "D", COLOURS[0]),
+    "cep-1h": ("C-EP-1h", "s", COLOURS[1]),
+    "cep-2h": ("C-EP-2h", "D", COLOURS[1]),
+    "cvf-1h": ("C-VF-1h", "o", COLOURS[2]),
+    "cvf-2h": ("C-VF-2h", "^", COLOURS[3]),
+}
+RECORDED = Path(__file__).resolve().parents[1] / "data" / "results" / "fig1c"
+
+
+def read_sweep(directory: Path) -> list[dict[str, Any]]:
+    """The points of a sweep, from the ``summary.json`` in its directory.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is not one of those that `eqprop_np.sweep` writes.
+    """
+    path = directory / "summary.json"
+    fields = {"preset", "psi", "seed", "epochs", "update_angle", "test_error"}
+    try:
+        points = json.loads(path.read_text())["points"]
+        if points and all(fields <= point.keys() and point["preset"] in FAMILIES for point in points):
+            return points
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise ValueError(
+        f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}: run eqprop_np.sweep first"
+    )
+
+
+def draw_fig1c(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Fig. 1(c): what a network learns over how far, before training, it is from Theorem 1.
+
+    Parameters
+    ----------
+    points : as `read_sweep` gives them. Those that differ in their seeds alone become one, with their
+        mean, and their standard deviation as bars.
+    """
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for preset, (label, marker, colour) in FAMILIES.items():
+        family = [point for point in points if point["preset"] == preset]
+        if family:
+            _draw_family(axes, family, label, marker, colour)
+    axes.set(xlabel="angle to BPTT's gradients before training (°)", ylabel="test error (%)")
+    axes.margins(0.08, 0.15)
+    axes.legend(frameon=False, loc="upper left", fontsize=9)
+    return figure
+
+
+def _draw_family(
+    axes: Axes, points: Sequence[Mapping[str, Any]], label: str, marker: str, colour: str
+) -> None:
+    """The points of one preset, a marker for each ψ."""
+    angles = sorted({point["psi"] for point in points})
+    seeds = [
+        np.array([(p["update_angle"], p["test_error"]) for p in points if p["psi"] == psi]) for psi in angles
+    ]
+    (x, y), (dx, dy) = (np.array([f(s, axis=0) for s in seeds]).T for f in (np.mean, np.std))
+    epochs = "/".join(str(n) for n in sorted({point["epochs"] for point in points}))
+    bars = {"xerr": dx, "yerr": dy} if max(map(len, seeds)) > 1 else {}
+    style = {"fmt": f"{marker}:", "color": colour, "ms": 6, "lw": 1, "label": f"{label}, {epochs} epochs"}
+    axes.errorbar(x, y, **bars, **style)
+    for psi, *at in zip(angles, x, y, strict=True):
+        if len(angles) > 1 and psi in (0, 90, 180):
+            text = rf"$\psi$ = {psi:g}°"
+            axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=8, color=colour)
+
+
 # ---- the command
 
 
@@ -206,6 +283,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="of θ and the data (default: 0)")
     fig1b.set_defaults(draw=_fig1b)
+    fig1c = figures.add_parser(
+        "fig1c", parents=[common], help="test error over the angle to BPTT's gradients"
+    )
+    fig1c.add_argument(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        default=RECORDED,
+        help="of eqprop_np.sweep (default: the recorded ones in data/results/fig1c)",
+    )
+    fig1c.set_defaults(draw=lambda options: draw_fig1c(read_sweep(options.runs)))
     return parser
 
 

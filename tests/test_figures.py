@@ -1,12 +1,13 @@
 """The figures: what they show is what was computed, and a file is written whole or not at all."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eqprop_np import figures
-from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, main, save
+from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, draw_fig1c, main, read_sweep, save
 
 SIGNATURES = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
@@ -47,6 +48,72 @@ def test_plain_and_dashed_lines_of_a_synapse_share_a_colour() -> None:
     for plain, dashed in zip(lines[::2], lines[1::2], strict=True):
         assert plain.get_color() == dashed.get_color()
         assert (plain.get_linestyle(), dashed.get_linestyle()) == ("-", "--")
+
+
+def point(preset: str, psi: float, seed: int, angle: float, error: float) -> dict:
+    return {
+        "preset": preset,
+        "psi": psi,
+        "seed": seed,
+        "epochs": 30,
+        "update_angle": angle,
+        "test_error": error,
+    }
+
+
+POINTS = [
+    point("p-1h", 0.0, 0, 2.0, 1.8),
+    *(
+        point("cvf-1h", psi, seed, 20 + psi / 4 + seed, 3 + psi / 90 + seed)
+        for psi in (90, 0)
+        for seed in (0, 2)
+    ),
+]
+
+
+def test_fig1c_has_a_point_for_each_preset_and_angle_and_bars_over_seeds() -> None:
+    (axes,) = draw_fig1c(POINTS).axes
+    ep, vf = axes.containers
+    np.testing.assert_allclose(ep.lines[0].get_xydata(), [[2.0, 1.8]])
+    np.testing.assert_allclose(vf.lines[0].get_xydata(), [[21.0, 4.0], [43.5, 5.0]])  # ψ = 0, then 90
+    assert not ep.has_yerr
+    heights = [np.ptp(segment[:, 1]) for segment in vf.lines[2][1].get_segments()]
+    np.testing.assert_allclose(heights, 2)  # ± one standard deviation, of 3 and 5, say
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "EP-1h, 30 epochs",
+        "C-VF-1h, 30 epochs",
+    ]
+    assert [text.get_text() for text in axes.texts] == [r"$\psi$ = 0°", r"$\psi$ = 90°"]
+
+
+def test_the_command_draws_fig1c_from_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps({"points": POINTS}))
+    assert read_sweep(tmp_path) == POINTS
+    assert main(["fig1c", "--runs", str(tmp_path), "--out", str(tmp_path / "c.png")]) == 0
+    assert (tmp_path / "c.png").read_bytes().startswith(SIGNATURES["png"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"points": []}',
+        '{"points": [1]}',
+        '{"points": [{"preset": "p-1h"}]}',
+        json.dumps({"points": [point("conv", 0.0, 0, 2.0, 1.8)]}),
+    ],
+)
+def test_what_is_no_sweep_is_refused(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    assert main(["fig1c", "--runs", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is not the summary of a sweep" in line
+    assert "run eqprop_np.sweep first" in line
 
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
