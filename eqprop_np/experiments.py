@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from eqprop_np import network
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Schedule
@@ -141,6 +143,13 @@ class Experiment:
     def to_the_letter(self) -> "Experiment":
         """The same as published: T and K synchronous steps."""
         return replace(self, schedule="synchronous", omega=1.0, tol=0.0)
+
+
+def spread(rates: tuple[float, ...], connections: int) -> tuple[float, ...]:
+    """As many rates as there are connections: from the first of ``rates`` to the last, geometrically."""
+    places = np.linspace(0, len(rates) - 1, connections)
+    logarithms = np.interp(places, range(len(rates)), np.log(rates))
+    return tuple(float(f"{rate:.2g}") for rate in np.exp(logarithms))
 
 
 def _values(experiment: Experiment, name: str) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.checkpoint import CheckpointError, Configuration
 from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import SCHEDULES, Dynamics
-from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.experiments import EXPERIMENTS, Experiment, spread
 from eqprop_np.report import Report
 from eqprop_np.rules import ESTIMATES, RULES
 from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
@@ -100,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--channels", type=int, nargs="*", metavar="C", help="of the convolutional layers")
     add("--hidden", type=int, nargs="*", metavar="SIZE", help="of each dense hidden layer")
     add("--activation", choices=ACTIVATIONS)
-    add("--learning-rates", type=float, nargs="+", metavar="RATE", help="from the input to the output")
+    add("--learning-rates", type=float, nargs="+", metavar="RATE",
+        help="from the input to the output (default: the preset's, or interpolated)")  # fmt: skip
     add("--rate-decay", type=float, metavar="FACTOR", help="on the rates from one epoch to the next")
     add("--free-steps", type=int, metavar="T", help="at most, in synchronous steps")
     add("--nudged-steps", type=int, metavar="K", help="in synchronous steps")
@@ -120,6 +121,9 @@ def _experiment(given: Given) -> Experiment:
         if field.name in given:
             value = given[field.name]
             settings[field.name] = tuple(value) if isinstance(value, list) else value
+    connections = 1 + sum(len(settings.get(n, getattr(preset, n))) for n in ("channels", "hidden"))
+    if "learning_rates" not in settings and connections != len(preset.learning_rates):
+        settings["learning_rates"] = spread(preset.learning_rates, connections)
     try:
         return replace(preset, **settings)
     except ValueError as error:
@@ -194,7 +198,11 @@ def _evaluate(given: Given) -> None:
         raise BadInput(f"{path} is of preset {experiment.name}, not {given['preset']}")
     with parallel(experiment.workers) as run:
         error = evaluate(experiment.phases, _dynamics(configuration), progress.theta, test, run)
-    print(f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %")
+    done = progress.batch == 0 and progress.history  # else, the weights have moved since it was measured
+    recorded = f" (recorded after epoch {progress.epoch}: {done[-1]['test_error']:.2f} %)" if done else ""
+    print(
+        f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %{recorded}"
+    )
 
 
 def _run(given: Given) -> int:

@@ -10,7 +10,7 @@ import pytest
 from eqprop_np.activations import ACTIVATIONS, sigmoid, tanh
 from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
-from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.experiments import EXPERIMENTS, Experiment, spread
 from eqprop_np.rules import ESTIMATES, Phases
 
 every = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
@@ -213,3 +213,10 @@ def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
 def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         tiny(**wrong)
+
+
+def test_spread_keeps_the_ends_and_the_ratio() -> None:
+    assert spread((0.2, 0.05, 0.02), 3) == (0.2, 0.05, 0.02)
+    assert spread((0.16, 0.01), 5) == (0.16, 0.08, 0.04, 0.02, 0.01)
+    assert spread((0.2, 0.05, 0.02), 2) == (0.2, 0.02)
+    assert spread((0.2, 0.05), 1) == (0.2,)

@@ -258,6 +258,11 @@ def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> No
     assert (config["seed"], config["train_size"]) == (3, 40)
 
 
+def test_other_layers_get_rates_between_the_presets(command: Command, data: Path, tmp_path: Path) -> None:
+    command("--data", data, "--hidden", 8, 8, "--epochs", 1, "--out", tmp_path / "run")
+    assert read(tmp_path / "run" / "config.json")["experiment"]["learning_rates"] == [0.08, 0.057, 0.04]
+
+
 def test_to_the_letter_takes_t_steps(command: Command, options: list[object], tmp_path: Path) -> None:
     command(*options, "--schedule", "synchronous", "--tol", 0, "--out", tmp_path / "run")
     assert {line["free_steps"] for line in metrics(tmp_path / "run")} == {EXPERIMENTS["p-1h"].free_steps}
@@ -334,7 +339,8 @@ def test_evaluate_prints_the_recorded_error(command: Command, options: list[obje
     for more in ([], ["--preset", "p-1h"], ["--quiet"], ["--data", options[1]]):
         code, printed, err = command("--evaluate", out / "checkpoint.npz", *more)
         assert (code, err) == (0, "")
-        assert printed == last.removesuffix(" after 3 epochs") + "\n"
+        run = last.removesuffix(" after 3 epochs")
+        assert printed == f"{run} (recorded after epoch 3: {run.split()[-2]} %)\n"
     assert contents(out) == before
 
 
@@ -385,7 +391,7 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--beta", "nan"], "beta is nan"),
         (["--tol", -1], "tol = -1.0 must not be negative"),
         (["--omega", 2], "omega = 2.0 must lie between 0 and 2"),
-        (["--hidden", 8, 8], "2 learning rates for 3 connections"),
+        (["--hidden", 8, 8, "--learning-rates", 0.1, 0.1], "2 learning rates for 3 connections"),
         (["--learning-rates", 0.1, -0.1], "learning_rates = (0.1, -0.1) must be positive"),
         (["--free-steps", 0], "free_steps = 0 must be positive"),
         (["--workers", 0], "workers = 0 must be positive"),
