@@ -1,4 +1,5 @@
-"""The figures of the abstract: ``python -m eqprop_np.figures fig1a``, ``fig1b`` or ``fig1c``.
+"""The figures of the abstract: ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``,
+and ``filters``, of a trained CNN.
 
 - Fig. 1(a): the first phase unrolled, with BPTT's gradients, and the second, with EP's updates.
 - Fig. 1(b): Δ_θ(t) over −∇_θ(t) for some synapses: standard EP, continual EP, a discrete-time CNN.
@@ -23,11 +24,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eqprop_np.activations import Array
-from eqprop_np.checkpoint import replacing
+from eqprop_np.checkpoint import CheckpointError, load, replacing
+from eqprop_np.datasets import DataError
+from eqprop_np.datasets import load as load_data
+from eqprop_np.dynamics import Dynamics
+from eqprop_np.network import Theta
+from eqprop_np.rules import Phases
+from eqprop_np.rules.phases import free_phase
 from eqprop_np.theorem import SYSTEMS, NotAtRest, first_phase, gradients, updates
+from eqprop_np.training import Samples
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 GREY = "0.45"
+ROOT = Path(__file__).resolve().parents[1]
 STYLE = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -188,7 +197,7 @@ FAMILIES = {  # of each preset: its name in the paper, its marker and its colour
     "cvf-1h": ("C-VF-1h", "o", COLOURS[2]),
     "cvf-2h": ("C-VF-2h", "^", COLOURS[3]),
 }
-RECORDED = Path(__file__).resolve().parents[1] / "data" / "results" / "fig1c"
+RECORDED = ROOT / "data" / "results" / "fig1c"
 
 
 def read_sweep(directory: Path) -> list[dict[str, Any]]:
@@ -251,6 +260,65 @@ def _draw_family(
             axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=8, color=colour)
 
 
+# ---- a trained CNN
+
+
+WEIGHTS = ROOT / "data" / "pretrained" / "conv.npz"
+
+
+def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Phases) -> Figure:
+    """The first layer's filters, and the steady state at which a few samples leave a trained CNN.
+
+    Raises
+    ------
+    ValueError
+        If the first layer is no convolution.
+    """
+    first, *_ = dynamics.network.inputs
+    if not first.pools:
+        raise ValueError(f"{first.name} is no convolution: choose the checkpoint of a CNN")
+    shapes = dynamics.network.shapes[1:]
+    maps = [n for n, shape in enumerate(shapes) if len(shape) == 3]
+    figure = Figure(figsize=(8, 0.4 + 1.2 * len(samples)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    axes = left.subplots()
+    filters = theta[first.name].sum(axis=2).transpose(2, 0, 1)
+    limit = np.abs(filters).max()
+    axes.imshow(_mosaic(filters), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set_title(f"the {len(filters)} filters of layer 1", fontsize=11)
+    axes.set_anchor("N")
+    axes.axis("off")
+    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
+    grid = right.subplots(len(samples), len(maps) + 2, squeeze=False)
+    titles = ["$x$", *(f"$s^{n + 1}$" for n in maps), r"$\hat{y}$"]
+    for i, row in enumerate(grid):
+        pictures = [samples.images[i], *(_mosaic(free.state[n][i].transpose(2, 0, 1)) for n in maps)]
+        for axes, picture in zip(row, pictures, strict=False):
+            axes.imshow(picture, cmap="gray")
+            axes.set_anchor("N")
+            axes.axis("off")
+        output = free.state[-1][i]
+        colours = [COLOURS[0]] * len(output)
+        colours[samples.labels[i]] = COLOURS[1]
+        row[-1].bar(range(len(output)), output, color=colours)
+        row[-1].set(ylim=(0, 1.05), yticks=(0, 1), xticks=range(len(output)), box_aspect=1)
+        row[-1].tick_params(labelsize=6, length=2)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=11)
+    return figure
+
+
+def _mosaic(tiles: Array) -> Array:
+    """Small images (n, H, W) side by side in one, as square as fits, with gaps of NaN."""
+    n, height, width = tiles.shape
+    columns = next(c for c in range(1, n + 1) if c * c >= n and n % c == 0)
+    rows = n // columns
+    picture = np.full((rows, height + 1, columns, width + 1), np.nan)
+    for k, tile in enumerate(tiles):
+        picture[k // columns, :height, k % columns, :width] = tile
+    return picture.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
+
+
 # ---- the command
 
 
@@ -261,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with rc_context(STYLE):
             save(options.draw(options), out)
-    except (NotAtRest, OSError, ValueError) as error:
+    except (NotAtRest, CheckpointError, DataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(out)
@@ -294,6 +362,16 @@ def _parser() -> argparse.ArgumentParser:
         help="of eqprop_np.sweep (default: the recorded ones in data/results/fig1c)",
     )
     fig1c.set_defaults(draw=lambda options: draw_fig1c(read_sweep(options.runs)))
+    filters = figures.add_parser("filters", parents=[common], help="what a trained CNN has learned")
+    filters.add_argument(
+        "--weights",
+        type=Path,
+        metavar="CHECKPOINT",
+        default=WEIGHTS,
+        help="of a CNN (default: the committed one, data/pretrained/conv.npz)",
+    )
+    filters.add_argument("--data", default="auto", help="as in eqprop_np.mnist (default: auto)")
+    filters.set_defaults(draw=_filters)
     return parser
 
 
@@ -302,6 +380,17 @@ def _fig1b(options: argparse.Namespace) -> Figure:
         return draw_fig1b(seed=options.seed)
     names = ((f"{options.system}: {name}", name == "C-EP") for name in ("EP", "C-EP"))
     return draw_fig1b([Panel(title, options.system, continual) for title, continual in names], options.seed)
+
+
+def _filters(options: argparse.Namespace) -> Figure:
+    configuration, progress = load(options.weights)
+    dataset = load_data(options.data)
+    experiment = configuration.experiment
+    dynamics = experiment.build(configuration.image, configuration.classes)
+    if dataset.test_images.shape[1:] != configuration.image:
+        raise ValueError(f"{options.weights} is for images of {configuration.image}: choose other --data")
+    samples = Samples(dataset.test_images, dataset.test_labels)[:3]
+    return draw_filters(dynamics, progress.theta, samples, experiment.phases)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import write_bands
 
-from eqprop_np import figures
+from eqprop_np import checkpoint, figures, mnist
+from eqprop_np.datasets import load
 from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, draw_fig1c, main, read_sweep, save
+from eqprop_np.rules.phases import free_phase
+from eqprop_np.training import Samples
 
 SIGNATURES = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
@@ -114,6 +118,62 @@ def test_what_is_no_sweep_is_refused(
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not the summary of a sweep" in line
     assert "run eqprop_np.sweep first" in line
+
+
+def test_a_mosaic_holds_each_tile_once() -> None:
+    tiles = np.arange(6 * 2 * 3).reshape(6, 2, 3)
+    picture = figures._mosaic(tiles)
+    assert picture.shape == (2 * 3 - 1, 3 * 4 - 1)
+    np.testing.assert_array_equal(picture[3:5, 4:7], tiles[4])
+    assert sorted(picture[~np.isnan(picture)]) == list(range(36))
+
+
+@pytest.fixture
+def cnn(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint of a small CNN, and its data."""
+    data, out = write_bands(tmp_path / "bands", side=16), tmp_path / "run"
+    arguments = ["--preset", "conv", "--channels", "2", "3", "--epochs", "1", "--workers", "1", "--quiet"]
+    assert mnist.main([*arguments, "--data", str(data), "--out", str(out)]) == 0
+    return out / "checkpoint.npz", data
+
+
+def test_the_filters_and_the_steady_state_are_those_of_the_checkpoint(cnn: tuple[Path, Path]) -> None:
+    weights, data = cnn
+    configuration, progress = checkpoint.load(weights)
+    dynamics = configuration.experiment.build(configuration.image, configuration.classes)
+    images = load(str(data))
+    samples = Samples(images.test_images, images.test_labels)[:2]
+    phases = configuration.experiment.phases
+    figure = figures.draw_filters(dynamics, progress.theta, samples, phases)
+    filters, *grid = figure.axes
+    drawn = np.asarray(filters.images[0].get_array())[:, :5]
+    np.testing.assert_array_equal(drawn, progress.theta["w0-1"][:, :, 0, 0])
+    assert len(grid) == 2 * 4  # x, s¹, s² and ŷ of each
+    _, free = free_phase(dynamics, progress.theta, samples.inputs(dynamics), phases)
+    np.testing.assert_array_equal(grid[4].images[0].get_array(), samples.images[1])
+    np.testing.assert_allclose(np.asarray(grid[5].images[0].get_array())[:, :6], free.state[0][1, :, :, 0])
+    np.testing.assert_allclose([bar.get_height() for bar in grid[7].patches], free.state[-1][1])
+
+
+def test_the_command_draws_filters_of_a_cnn_alone(
+    cnn: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, data = map(str, cnn)
+    out = str(tmp_path / "filters.png")
+    assert main(["filters", "--weights", weights, "--data", data, "--out", out]) == 0
+    dense = tmp_path / "dense"
+    assert mnist.main(["--epochs", "1", "--hidden", "4", "--quiet", "--data", data, "--out", str(dense)]) == 0
+    other = str(write_bands(tmp_path / "other", side=6))
+    capsys.readouterr()
+    for arguments, words in (
+        (["--weights", str(dense / "checkpoint.npz"), "--data", data], "w0-1 is no convolution"),
+        (["--weights", weights, "--data", other], "is for images of (16, 16)"),
+        (["--weights", str(tmp_path / "none.npz"), "--data", data], "there is no such checkpoint"),
+        (["--weights", weights, "--data", str(tmp_path / "none")], "none"),
+    ):
+        assert main(["filters", *arguments, "--out", out]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
 
 
 @pytest.mark.parametrize("suffix", SIGNATURES)
