@@ -99,7 +99,7 @@ def _speed(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Sa
     """Multiplications per second in the first phase of some batches.
 
     A connection's weight w, and each place at which the kernel of a convolution stands, counts once for
-    each drive. What is known to be zero, since the state begins there, does not count.
+    each drive, black pixels too. What is known to be zero, since the state begins there, does not count.
     """
     chunk, start, products = CHUNK * experiment.batch_size, time.perf_counter(), 0
     for first in range(0, chunk, experiment.batch_size):

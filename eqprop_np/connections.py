@@ -30,7 +30,12 @@ Shape = tuple[int, ...]
 
 
 def _flat(s: Array) -> Array:
-    return s.reshape(len(s), -1)
+    return s if s.ndim == 2 else s.reshape(len(s), -1)
+
+
+def _lit(pixels: Array) -> Array:
+    """Where any sample of the batch is not black: of MNIST's pixels about half."""
+    return np.flatnonzero(pixels.any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class Dense:
     """All-to-all: φ = s^post · (s^pre w), with w of shape (n_pre, n_post).
 
     Its drives are computed transposed, neurons × batch: with a batch much smaller than a layer, that
-    is the way round in which BLAS is fast in both directions.
+    is the way round in which BLAS is fast in both directions. Clamped pixels that are black in the whole
+    batch give nothing to post, and their weights have no gradient: they are left out of the products.
 
     Parameters
     ----------
@@ -71,7 +77,11 @@ class Dense:
 
     def to_post(self, w: Array, pre: Array, switches: None = None) -> tuple[Array, None]:
         """∂φ/∂s^post = s^pre w, and no switches."""
-        return (w.T @ _flat(pre).T).T.reshape(-1, *self.post_shape), None
+        pre = _flat(pre)
+        if self.pre == 0:
+            lit = _lit(pre)
+            w, pre = w[lit], pre[:, lit]
+        return (w.T @ pre.T).T.reshape(-1, *self.post_shape), None
 
     def to_pre(self, w: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂s^pre = s^post wᵀ."""
@@ -79,7 +89,13 @@ class Dense:
 
     def gradient(self, pre: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂w = (s^pre)ᵀ s^post, summed over the batch."""
-        return _flat(pre).T @ _flat(post)
+        pre, post = _flat(pre), _flat(post)
+        if self.pre > 0:
+            return pre.T @ post
+        lit = _lit(pre)
+        result = np.zeros_like(post, shape=self.shape)
+        result[lit] = pre[:, lit].T @ post
+        return result
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def im2col(s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
 
 
 def convolve(w: Array, s: Array, stride: int = 1, padding: int = 0) -> Array:
-    """w ⋆ s: (k, k, C, D), (B, H, W, C) → (B, H', W', D)."""
+    """w ⋆ s of Eq. (3): (k, k, C, D), (B, H, W, C) → (B, H', W', D)."""
     patches = im2col(s, w.shape[0], stride, padding)
     features = w.shape[-1]
     rows = patches.reshape(-1, w.size // features)
@@ -79,7 +79,7 @@ def _windows(a: Array, window: int) -> Array:
 
 
 def max_pool(a: Array, window: int) -> tuple[Array, Array]:
-    """P: the maximum of each p×p window, and the switches that tell where it stood.
+    """P of Eq. (3): the maximum of each p×p window, and the switches that tell where it stood.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def pool_at(a: Array, switches: Array) -> Array:
 
 
 def unpool(value: Array, switches: Array) -> Array:
-    """P⁻¹, the adjoint of `pool_at`: put each value back at its switch, zero elsewhere."""
+    """P⁻¹ of Eq. (4), the adjoint of `pool_at`: put each value back at its switch, zero elsewhere."""
     batch, rows, window, columns, _, channels = switches.shape
     tiles = value[:, :, None, :, None] * switches
     return tiles.reshape(batch, rows * window, columns * window, channels)

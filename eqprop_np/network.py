@@ -343,7 +343,7 @@ def convolutional(
 
 
 def untied(network: Network) -> Network:
-    """The same graph with a weight of its own for each way between two free layers, "w1-2" and "w2-1".
+    """The graph of VF and C-VF: a weight of its own for each way between two free layers, "w1-2" and "w2-1".
 
     Raises
     ------

@@ -121,7 +121,7 @@ def updates(
             yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
         return
     phases = Phases(1, rest.steps, beta, rates=dict.fromkeys(theta, eta))
-    before = Instant(rest.state, rest.rates, rest.switches, {})
+    before = Instant(dynamics.network, rest.state, rest.rates, rest.switches)
     clamped = dynamics.network.clamp(theta, x)
     for after in second_phase(dynamics, theta, clamped, before, y, phases, delta):
         moves = zip(after.state, before.state, strict=True)
@@ -153,7 +153,7 @@ def drive_gradients(
 
 @dataclass
 class Comparison:
-    """How far Δ is from −∇, over all t.
+    """How far Δ is from −∇, the two sides of Eq. (8), over all t.
 
     Attributes
     ----------

@@ -234,11 +234,12 @@ Run = Callable[..., list[Any]]
 def parallel(workers: int) -> Iterator[Run]:
     """A function ``run(f, samples, *arguments)`` that cuts samples into pieces and maps f over them.
 
-    More than one worker are this process and others, each with one BLAS thread. (Threads would wait for
-    one another at every small array operation.) One worker is this process, and BLAS is left as it is.
+    The first worker is this process, and the others are processes too. Each has one BLAS thread: the
+    products of a small batch are too short to share, and threads would wait for one another at each.
     """
     if workers == 1:
-        yield lambda function, samples, *arguments: [function(samples, *arguments)]
+        with threadpool_limits(1, "blas"):
+            yield lambda function, samples, *arguments: [function(samples, *arguments)]
         return
 
     def run(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:

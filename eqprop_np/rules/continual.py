@@ -24,7 +24,8 @@ neither w, which is written once it is over, nor a product with it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -35,7 +36,8 @@ from eqprop_np.network import Clamped, Network, State, Switches, Theta
 from eqprop_np.rules.phases import Phases, Update, free_phase
 
 
-class Instant(NamedTuple):
+@dataclass(frozen=True)
+class Instant:
     """The second phase at one t.
 
     Attributes
@@ -44,14 +46,20 @@ class Instant(NamedTuple):
     delta : the Δ_θ of the step that led here, the mean over the batch; empty at t = 0.
     """
 
+    network: Network
     state: State
     rates: State
     switches: Switches
-    delta: Theta
+    delta: Theta = field(default_factory=dict)
+
+    @cached_property
+    def dphi(self) -> Theta:
+        """∂Φ/∂θ of the weights between free layers: the step to s_t asks for it, and the one from there."""
+        return self.network.inner_dphi_dtheta([(1.0, self.rates, self.switches)])
 
 
-Delta = Callable[[Network, float, Instant, Instant], Theta]
-"""Maps (network, β, s_t, s_{t+1}) to Δ_θ(t) of the weights between free layers."""
+Delta = Callable[[float, Instant, Instant], Theta]
+"""Maps (β, s_t, s_{t+1}) to Δ_θ(t) of the weights between free layers."""
 
 
 def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
@@ -71,10 +79,9 @@ def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
     return continual(dynamics, theta, x, y, phases, contrast)
 
 
-def contrast(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
+def contrast(beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) of Eq. (5), for the weights between free layers."""
-    terms = [(1 / beta, new.rates, new.switches), (-1 / beta, old.rates, old.switches)]
-    return network.inner_dphi_dtheta(terms)
+    return {name: (value - old.dphi[name]) / beta for name, value in new.dphi.items()}
 
 
 def continual(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases, delta: Delta) -> Update:
@@ -85,7 +92,7 @@ def continual(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phas
         raise ValueError(f"a continual rule moves every parameter, but Phases.rates lacks {missing}")
     network = dynamics.network
     clamped, free = free_phase(dynamics, theta, x, phases)
-    start = Instant(free.state, free.rates, free.switches, {})
+    start = Instant(network, free.state, free.rates, free.switches)
     flat = all(len(shape) == 1 for shape in network.shapes[1:])  # no pooling, no shared biases
     gradient: Theta = {}
     for s in second_phase(dynamics, theta, clamped, start, y, phases, delta, telescope=flat):
@@ -95,7 +102,7 @@ def continual(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phas
             else:
                 gradient[name] = -value
     if flat:
-        gradient |= _outer_delta(network, x, phases.beta, s, start)  # from s_K to s_0: a minus
+        gradient |= _outer_delta(x, phases.beta, s, start)  # from s_K to s_0: a minus
     return Update(gradient, free)
 
 
@@ -124,13 +131,14 @@ def second_phase(
     old = start
     for _ in range(phases.nudged_steps):
         old, new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
-        moved = delta(network, beta, old, new)
+        moved = delta(beta, old, new)
         if not telescope:
-            moved |= _outer_delta(network, x, beta, old, new)
+            moved |= _outer_delta(x, beta, old, new)
         theta = theta | {name: theta[name] + phases.rates[name] * value for name, value in moved.items()}
         clamped = follow(new) if follow else network.clamp(theta, x)
-        old = new._replace(delta=moved)
-        yield old
+        new.delta.update(moved)
+        yield new
+        old = new
 
 
 def _step(
@@ -143,16 +151,15 @@ def _step(
     state = tuple(dynamics.update(s, drives[n], forces.get(n)) for n, s in enumerate(old.state, start=1))
     rates = tuple(map(dynamics.rates, state))
     moved = {c.name: c.to_post(theta[c.name], rates[c.pre - 1])[1] for c in network.recurrent if c.pools}
-    return (
-        old._replace(switches=clamped.switches | found),
-        Instant(state, rates, clamped.switches | moved, {}),
-    )
+    if moved:  # θ_t may put the maxima at s_t elsewhere than θ_{t−1} did
+        old = replace(old, switches=clamped.switches | found)
+    return old, Instant(network, state, rates, clamped.switches | moved)
 
 
-def _outer_delta(network: Network, x: Array, beta: float, old: Instant, new: Instant) -> Theta:
+def _outer_delta(x: Array, beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) of the input's weights and the biases, the same by all rules."""
     moved = tuple((b - a) / beta for a, b in zip(old.rates, new.rates, strict=True))
-    return network.outer_vjp_theta(x, moved, new.switches)
+    return new.network.outer_vjp_theta(x, moved, new.switches)
 
 
 def _telescoped(
