@@ -110,19 +110,20 @@ def test_sgd_at_the_same_rates_lands_on_the_phases_last_weights(
 
 @each_setting
 @pytest.mark.parametrize("graph", DENSE.values(), ids=DENSE)
-def test_the_telescoped_input_is_the_plain_one(graph: Network, rate: float, beta: float) -> None:
-    """Same states without the input's weights, also where x leads to two layers, or not to the output."""
+def test_what_telescopes_is_the_plain_phase(graph: Network, rate: float, beta: float) -> None:
+    """Same states with the input's weights at rest, or all; also where x leads to two layers, or not to ŷ."""
     for dynamics in each_dynamics(graph):
         theta, x, y, phases = problem(graph, rate, beta)
         clamped, free = free_phase(dynamics, theta, x, phases)
         start = Instant(dynamics.network, free.state, free.rates, free.switches)
-        plain, telescoped = (
-            list(second_phase(dynamics, theta, clamped, start, y, phases, contrast, telescope=telescope))
-            for telescope in (False, True)
+        plain, *others = (
+            list(second_phase(dynamics, theta, clamped, start, y, phases, delta, telescope=telescope))
+            for delta, telescope in ((contrast, False), (contrast, True), (None, True))
         )
-        for one, two in zip(plain, telescoped, strict=True):
-            for a, b in zip(one.state, two.state, strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+        for telescoped in others:
+            for one, two in zip(plain, telescoped, strict=True):
+                for a, b in zip(one.state, two.state, strict=True):
+                    np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
         total = {name: -sum(instant.delta[name] for instant in plain) for name in theta}
         assert_close(cep(dynamics, theta, x, y, phases).gradient, total)
 

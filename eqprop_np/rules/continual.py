@@ -21,6 +21,14 @@ in which x does not depend on t: the sum over t telescopes. After t steps, x w +
 
 whose first factor is one number for each pair of samples, B × B, the same throughout. So the phase needs
 neither w, which is written once it is over, nor a product with it.
+
+**The other weights** telescope in C-EP too. Between two free layers, a and b, w has moved after t steps by
+η (a_tᵀ b_t − a_0ᵀ b_0) / βB, and so a_t w by
+
+    η ((a_t a_tᵀ) b_t − (a_t a_0ᵀ) b_0) / βB
+
+with B × B in the brackets again: no weight is written before the phase is over. In C-VF, whose Δ_θ(t) is not
+the difference of one quantity at two times, these weights move step by step.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,7 +84,7 @@ def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
     ValueError
         If the estimate is centred, or a parameter has no rate.
     """
-    return continual(dynamics, theta, x, y, phases, contrast)
+    return continual(dynamics, theta, x, y, phases, contrast, telescope=True)
 
 
 def contrast(beta: float, old: Instant, new: Instant) -> Theta:
@@ -84,8 +92,22 @@ def contrast(beta: float, old: Instant, new: Instant) -> Theta:
     return {name: (value - old.dphi[name]) / beta for name, value in new.dphi.items()}
 
 
-def continual(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases, delta: Delta) -> Update:
-    """`cep`, with any other ``delta`` in the place of Eq. (5)'s."""
+def continual(
+    dynamics: Dynamics,
+    theta: Theta,
+    x: Array,
+    y: Array,
+    phases: Phases,
+    delta: Delta,
+    *,
+    telescope: bool = False,
+) -> Update:
+    """`cep`, with any other ``delta`` in the place of Eq. (5)'s.
+
+    Parameters
+    ----------
+    telescope : whether the deltas of several steps add up to the ``delta`` from the first state to the last.
+    """
     if phases.estimate == "centered":
         raise ValueError("weights that move with the neurons see one nudge: choose one-sided or random-sign")
     if missing := sorted(theta.keys() - phases.rates.keys()):
@@ -94,15 +116,18 @@ def continual(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phas
     clamped, free = free_phase(dynamics, theta, x, phases)
     start = Instant(network, free.state, free.rates, free.switches)
     flat = all(len(shape) == 1 for shape in network.shapes[1:])  # no pooling, no shared biases
+    step_by_step = None if flat and telescope else delta
     gradient: Theta = {}
-    for s in second_phase(dynamics, theta, clamped, start, y, phases, delta, telescope=flat):
+    for s in second_phase(dynamics, theta, clamped, start, y, phases, step_by_step, telescope=flat):
         for name, value in s.delta.items():
             if name in gradient:
                 gradient[name] -= value
             else:
                 gradient[name] = -value
+    if step_by_step is None:
+        gradient = delta(phases.beta, s, start)  # from s_K to s_0: a minus
     if flat:
-        gradient |= _outer_delta(x, phases.beta, s, start)  # from s_K to s_0: a minus
+        gradient |= _outer_delta(x, phases.beta, s, start)
     return Update(gradient, free)
 
 
@@ -113,7 +138,7 @@ def second_phase(
     start: Instant,
     y: Array,
     phases: Phases,
-    delta: Delta,
+    delta: Delta | None,
     *,
     telescope: bool = False,
 ) -> Iterator[Instant]:
@@ -123,15 +148,17 @@ def second_phase(
     ----------
     clamped : `Network.clamp` of ``theta`` and the inputs.
     phases : with a rate for each parameter.
+    delta : None, with ``telescope``, for Eq. (5)'s without one step's Δ_θ by itself.
     telescope : get the drive of x as this module's head has it, which needs layers without pixels; the
-        deltas then are of the weights between free layers alone.
+        deltas then are of the weights between free layers alone. Without ``delta``, what these weights'
+        moves change in their drives is got so too.
     """
     network, x, beta = dynamics.network, clamped.x, phases.beta
-    follow = _telescoped(network, clamped, start, phases) if telescope else None
+    follow = _telescoped(network, clamped, start, phases, inner=delta is None) if telescope else None
     old = start
     for _ in range(phases.nudged_steps):
         old, new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
-        moved = delta(beta, old, new)
+        moved = delta(beta, old, new) if delta else {}
         if not telescope:
             moved |= _outer_delta(x, beta, old, new)
         theta = theta | {name: theta[name] + phases.rates[name] * value for name, value in moved.items()}
@@ -163,19 +190,35 @@ def _outer_delta(x: Array, beta: float, old: Instant, new: Instant) -> Theta:
 
 
 def _telescoped(
-    network: Network, clamped: Clamped, start: Instant, phases: Phases
+    network: Network, clamped: Clamped, start: Instant, phases: Phases, inner: bool
 ) -> Callable[[Instant], Clamped]:
-    """What maps s_t to `Network.clamp` of θ_t and x, without θ_t."""
+    """What maps s_t to `Network.clamp` of θ_t and x, without θ_t.
+
+    With ``inner``, it holds besides what θ_t adds to the drives of θ_0 between free layers.
+    """
     x = clamped.x.reshape(len(clamped.x), -1)
-    gram = x @ x.T
-    kernels = {n: np.full_like(gram, phases.rates[f"b{n}"]) for n in network.layers}
+    gram, scale = x @ x.T, 1 / (phases.beta * len(x))
+    kernels = {n: np.full_like(gram, scale * phases.rates[f"b{n}"]) for n in network.layers}
     for c in network.inputs:
-        kernels[c.post] += phases.rates[c.name] * gram
-    for kernel in kernels.values():
-        kernel /= phases.beta * len(x)
+        kernels[c.post] += scale * phases.rates[c.name] * gram
 
     def share(s: Instant, n: int) -> Array:
         return (s.rates[n - 1].T @ kernels[n]).T  # neurons × batch in memory, as `Dense` has it
 
     rest = {n: clamped.drive[n] - share(start, n) for n in network.layers}
-    return lambda s: clamped._replace(drive={n: rest[n] + share(s, n) for n in network.layers})
+
+    def follow(s: Instant) -> Clamped:
+        drive = {n: rest[n] + share(s, n) for n in network.layers}
+        for c in network.recurrent if inner else ():
+            a, b, a_0, b_0 = (r[n - 1] for r in (s.rates, start.rates) for n in (c.pre, c.post))
+            rate = scale * phases.rates[c.name]
+            drive[c.post] += rate * _through_moved(a, b, a_0, b_0)
+            drive[c.pre] += rate * _through_moved(b, a, b_0, a_0)
+        return clamped._replace(drive=drive)
+
+    return follow
+
+
+def _through_moved(a: Array, b: Array, a_0: Array, b_0: Array) -> Array:
+    """a (aᵀ b − a_0ᵀ b_0), by products of batch × batch."""
+    return (b.T @ (a @ a.T) - b_0.T @ (a_0 @ a.T)).T
