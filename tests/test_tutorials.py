@@ -170,6 +170,13 @@ def test_all_are_there() -> None:
     assert tuple(path.stem for path in sorted(TUTORIALS.glob("*.ipynb"))) == NAMES
 
 
+def test_the_list_has_all() -> None:
+    readme = (TUTORIALS / "README.md").read_text()
+    assert re.findall(r"^\| (\d) \| \[.+?\]\((.+?)\.ipynb\)", readme, re.MULTILINE) == [
+        (str(number), name) for number, name in enumerate(NAMES, start=1)
+    ]
+
+
 @each
 def test_has_all_parts_and_nothing_else(path: Path) -> None:
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
