@@ -234,7 +234,9 @@ def relax(
     Alternating updates are a Gauss-Seidel iteration on a graph of two colours, and with ω successive
     over-relaxation: if alternating contracts by λ per step near the steady state, with real λ as the
     symmetric weights give it, then ω = 2/(1 + √(1 − λ)) contracts by ω − 1 (D. Young, 1954): λ = 0.65
-    becomes 0.26. In real time, ω multiplies ε.
+    becomes 0.26. In real time, ω multiplies ε. In discrete time with ω > 1 the neurons overshoot
+    rest at each step, nearly all to the same side, which the residual, the worst neuron's, does not show
+    and a one-sided estimate divides by β: so a large ω wants a small ``tol``.
     """
     network = dynamics.network
     clamped = x if isinstance(x, Clamped) else network.clamp(theta, x)
