@@ -34,12 +34,26 @@ def test_its_errors_are_recorded() -> None:
         f"| {bptt['epochs']} | {bptt['test_error']:.2f}, where EP has {first['test_error']:.2f} |" in README
     )
     assert bptt["epochs"] == first["epochs"]
-    last = mean(epoch["test_error"] for epoch in record("conv-seed0")["history"][-3:])
-    assert f"| {last:.2f} over the last three epochs |" in README
+    conv = ", ".join(f"{last(f'conv-seed{seed}', 3):.2f}" for seed in range(2))
+    assert f"| conv | 12 | {conv} for seeds 0, 1, " in README
+    shifted = record("conv-augment")
+    assert f"| conv `--augment` | {shifted['epochs']} | {last('conv-augment', 3):.2f}, " in README
+    for name in ("cep-1h", "cep-2h", "cvf-1h"):
+        line = (
+            f"{record(name)['epochs']} | {last(name, 5):.2f}, mean of the last five epochs | `{name}.json` |"
+        )
+        assert line in README
+
+
+def last(name: str, epochs: int) -> float:
+    """The mean test error over a run's last epochs."""
+    return mean(epoch["test_error"] for epoch in record(name)["history"][-epochs:])
 
 
 def test_records_are_of_committed_code_and_mnist() -> None:
-    for path in RESULTS.glob("*.json"):
+    for path in RESULTS.rglob("*.json"):
+        if path.name == "summary.json":  # of a sweep
+            continue
         run = json.loads(path.read_text())
         assert run["dataset"] == "mnist", path
         assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"]), path
