@@ -26,7 +26,7 @@ from eqprop_np.rules.phases import free_phase
 from eqprop_np.training import Run, Samples, batch_gradient, parallel, sgd
 
 SIDE = 2048
-CHUNK = 10  # batches timed at once, between two measurements of mm
+CHUNK = 20  # batches timed at once, between two measurements of mm, which leave cold caches
 
 
 class Timed(np.ndarray):

@@ -44,7 +44,7 @@ class Dense:
 
     Its drives are computed transposed, neurons × batch: with a batch much smaller than a layer, that
     is the way round in which BLAS is fast in both directions. Clamped pixels that are black in the whole
-    batch give nothing to post, and their weights have no gradient: they are left out of the products.
+    batch give nothing to post, and are left out.
 
     Parameters
     ----------
@@ -89,13 +89,7 @@ class Dense:
 
     def gradient(self, pre: Array, post: Array, switches: None = None) -> Array:
         """∂φ/∂w = (s^pre)ᵀ s^post, summed over the batch."""
-        pre, post = _flat(pre), _flat(post)
-        if self.pre > 0:
-            return pre.T @ post
-        lit = _lit(pre)
-        result = np.zeros_like(post, shape=self.shape)
-        result[lit] = pre[:, lit].T @ post
-        return result
+        return _flat(pre).T @ _flat(post)
 
 
 @dataclass(frozen=True)

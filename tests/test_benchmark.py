@@ -64,11 +64,11 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
 
 
 def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypatch: Patch) -> None:
-    """By a clock that ticks at each look: ten batches take a second, and 3000 of them are an epoch."""
+    """By a clock that ticks at each look: twenty batches take a second, and 3000 of them are an epoch."""
     ticks = count()
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
     cost = measure(EXPERIMENTS["p-1h"].to_the_letter(), samples, 30, 0)
-    assert cost.mm_per_epoch == pytest.approx(3000 * 0.1 / 0.5)
+    assert cost.mm_per_epoch == pytest.approx(3000 / 20 / 0.5)
     assert cost.free_steps == EXPERIMENTS["p-1h"].free_steps
 
 

@@ -201,24 +201,26 @@ def _telescoped(
     kernels = {n: np.full_like(gram, scale * phases.rates[f"b{n}"]) for n in network.layers}
     for c in network.inputs:
         kernels[c.post] += scale * phases.rates[c.name] * gram
-
-    def share(s: Instant, n: int) -> Array:
-        return (s.rates[n - 1].T @ kernels[n]).T  # neurons × batch in memory, as `Dense` has it
-
-    rest = {n: clamped.drive[n] - share(start, n) for n in network.layers}
+    rest = {n: clamped.drive[n] - _mix(start.rates[n - 1], kernels[n]) for n in network.layers}
+    moving = network.recurrent if inner else ()
 
     def follow(s: Instant) -> Clamped:
-        drive = {n: rest[n] + share(s, n) for n in network.layers}
-        for c in network.recurrent if inner else ():
-            a, b, a_0, b_0 = (r[n - 1] for r in (s.rates, start.rates) for n in (c.pre, c.post))
-            rate = scale * phases.rates[c.name]
-            drive[c.post] += rate * _through_moved(a, b, a_0, b_0)
-            drive[c.pre] += rate * _through_moved(b, a, b_0, a_0)
+        now, then = dict(kernels), dict.fromkeys(network.layers, np.zeros_like(gram))
+        for c in moving:
+            for n, m in ((c.post, c.pre), (c.pre, c.post)):
+                rate, a, a_0 = scale * phases.rates[c.name], s.rates[m - 1], start.rates[m - 1]
+                now[n] = now[n] + rate * (a @ a.T)
+                then[n] = then[n] + rate * (a @ a_0.T)
+        drive = {}
+        for n in network.layers:
+            drive[n] = rest[n] + _mix(s.rates[n - 1], now[n])
+            if moving:
+                drive[n] -= _mix(start.rates[n - 1], then[n])
         return clamped._replace(drive=drive)
 
     return follow
 
 
-def _through_moved(a: Array, b: Array, a_0: Array, b_0: Array) -> Array:
-    """a (aᵀ b − a_0ᵀ b_0), by products of batch × batch."""
-    return (b.T @ (a @ a.T) - b_0.T @ (a_0 @ a.T)).T
+def _mix(s: Array, kernel: Array) -> Array:
+    """The samples of s mixed by a kernel of batch × batch, computed transposed as `Dense` does."""
+    return (s.T @ kernel.T).T
