@@ -156,13 +156,14 @@ def second_phase(
     network, x, beta = dynamics.network, clamped.x, phases.beta
     follow = _telescoped(network, clamped, start, phases, inner=delta is None) if telescope else None
     old = start
-    for _ in range(phases.nudged_steps):
+    for t in range(phases.nudged_steps):
+        if t:
+            clamped = follow(old) if follow else network.clamp(theta, x)
         old, new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
         moved = delta(beta, old, new) if delta else {}
         if not telescope:
             moved |= _outer_delta(x, beta, old, new)
         theta = theta | {name: theta[name] + phases.rates[name] * value for name, value in moved.items()}
-        clamped = follow(new) if follow else network.clamp(theta, x)
         new.delta.update(moved)
         yield new
         old = new
@@ -202,20 +203,17 @@ def _telescoped(
     for c in network.inputs:
         kernels[c.post] += scale * phases.rates[c.name] * gram
     rest = {n: clamped.drive[n] - _mix(start.rates[n - 1], kernels[n]) for n in network.layers}
-    moving = network.recurrent if inner else ()
 
     def follow(s: Instant) -> Clamped:
-        now, then = dict(kernels), dict.fromkeys(network.layers, np.zeros_like(gram))
-        for c in moving:
+        now, then = dict(kernels), {}
+        for c in network.recurrent if inner else ():
+            rate = scale * phases.rates[c.name]
             for n, m in ((c.post, c.pre), (c.pre, c.post)):
-                rate, a, a_0 = scale * phases.rates[c.name], s.rates[m - 1], start.rates[m - 1]
-                now[n] = now[n] + rate * (a @ a.T)
-                then[n] = then[n] + rate * (a @ a_0.T)
-        drive = {}
-        for n in network.layers:
-            drive[n] = rest[n] + _mix(s.rates[n - 1], now[n])
-            if moving:
-                drive[n] -= _mix(start.rates[n - 1], then[n])
+                now[n] = now[n] + rate * (s.rates[m - 1] @ s.rates[m - 1].T)
+                then[n] = then.get(n, 0) + rate * (s.rates[m - 1] @ start.rates[m - 1].T)
+        drive = {n: rest[n] + _mix(s.rates[n - 1], kernel) for n, kernel in now.items()}
+        for n, kernel in then.items():
+            drive[n] -= _mix(start.rates[n - 1], kernel)
         return clamped._replace(drive=drive)
 
     return follow
