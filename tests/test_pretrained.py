@@ -1,0 +1,58 @@
+"""The committed weights: they are what their record says, and on them EP has BPTT's gradient."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eqprop_np import checkpoint, mnist
+from eqprop_np.datasets import DataError, glyphs, load
+from eqprop_np.rules import Phases, bptt, ep
+from eqprop_np.training import Samples
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+WEIGHTS = DATA / "pretrained" / "conv.npz"
+RECORD = json.loads((DATA / "results" / "conv-augment.json").read_text())
+
+
+def test_they_are_of_the_recorded_run_and_small() -> None:
+    configuration, progress = checkpoint.load(WEIGHTS)
+    assert json.loads(json.dumps(configuration.to_json())) == RECORD["configuration"]
+    assert progress.history == RECORD["history"]
+    assert WEIGHTS.stat().st_size < 400_000
+
+
+def test_they_reproduce_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        load("mnist", progress=False)
+    except DataError as error:
+        pytest.skip(f"needs MNIST: {error}")
+    assert mnist.main(["--preset", "conv", "--evaluate", str(WEIGHTS), "--data", "mnist"]) == 0
+    error = f"{RECORD['test_error']:.2f} %"
+    said = f"conv on mnist: test error {error} (recorded after epoch {RECORD['epochs']}: {error})\n"
+    assert capsys.readouterr().out == said
+
+
+def test_on_them_ep_has_the_gradient_of_bptt() -> None:
+    """Eq. (2) with a small β against Eq. (6), in a trained CNN at rest: connection by connection.
+
+    Theorem 1 wants no output that is wrong and saturated, where a hard sigmoid has no slope; such a sample
+    would be left out, but there is none.
+    """
+    configuration, progress = checkpoint.load(WEIGHTS)
+    dynamics = configuration.experiment.build(configuration.image, configuration.classes)
+    theta = {name: value.astype(np.float64) for name, value in progress.theta.items()}
+    drawn = glyphs(train=10, test=3)
+    samples = Samples(drawn.test_images, drawn.test_labels)
+    x, y = (a.astype(np.float64) for a in (samples.inputs(dynamics), samples.targets(dynamics)))
+    phases = Phases(free_steps=600, nudged_steps=400, beta=1e-4, estimate="centered", tol=1e-12)
+    estimate = ep(dynamics, theta, x, y, phases)
+    assert estimate.free.converged
+    output = estimate.free.state[-1]
+    assert not (((output <= 0) | (output >= 1)) & (output != y)).any()
+    exact = bptt(dynamics, theta, x, y, replace(phases, nudged_steps=200)).gradient
+    for name, g in exact.items():
+        error = np.linalg.norm(estimate.gradient[name] - g) / np.linalg.norm(g)
+        assert error < 1e-6, name  # 2e-8, of order β² and of what both phases leave out
