@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
 from itertools import groupby
 from pathlib import Path
@@ -53,32 +54,37 @@ each = pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=la
 
 
 @pytest.fixture(scope="session")
-def glyphs_and_fonts(session_cache: Path) -> None:
-    """What the first notebook would otherwise wait for: the glyphs, and matplotlib's list of fonts."""
+def environment(session_cache: Path) -> dict[str, str]:
+    """A kernel's: one thread, no MNIST, figures inline, nothing written elsewhere; the glyphs are drawn."""
+    unwanted = {"EQPROP_NP_DATA", "MPLBACKEND", "MPLCONFIGDIR", "MATPLOTLIBRC"}
+    result = {name: value for name, value in os.environ.items() if name not in unwanted}
+    result |= {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP", "VECLIB")}
+    result |= {name: str(session_cache / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
+    result["XDG_CACHE_HOME"] = str(session_cache)
     code = "import matplotlib.font_manager, eqprop_np.datasets as d; d.load('glyphs')"
-    environment = os.environ | {"XDG_CACHE_HOME": str(session_cache)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], env=result, check=True, capture_output=True)
+    return result
 
 
-@pytest.fixture
-def kernel(session_cache: Path, glyphs_and_fonts: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of a kernel: one thread, no MNIST, figures inline, nothing written elsewhere."""
-    for library in ("OPENBLAS", "MKL", "OMP", "VECLIB"):
-        monkeypatch.setenv(f"{library}_NUM_THREADS", "1")
-    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(session_cache / variable.lower()))
-    for variable in ("EQPROP_NP_DATA", "MPLBACKEND", "MPLCONFIGDIR", "MATPLOTLIBRC"):
-        monkeypatch.delenv(variable, raising=False)
+@pytest.fixture(scope="session")
+def fresh(environment: dict[str, str]) -> Iterator[dict[Path, Future[NotebookNode]]]:
+    """Every notebook executed anew, two at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            path: pool.submit(execute, nbformat.read(path, as_version=4), environment)
+            for path in sorted(TUTORIALS.glob("*.ipynb"))
+        }
 
 
 # ---- the helpers
 
 
-def execute(notebook: NotebookNode) -> NotebookNode:
+def execute(notebook: NotebookNode, environment: dict[str, str]) -> NotebookNode:
     """The notebook anew, in a fresh kernel; an error in a cell is raised."""
     fresh = deepcopy(notebook)
     resources = {"metadata": {"path": str(TUTORIALS)}}
-    NotebookClient(fresh, timeout=300, kernel_name="python3", resources=resources).execute()
+    client = NotebookClient(fresh, timeout=300, kernel_name="python3", resources=resources)
+    client.execute(env=environment)
     return fresh
 
 
@@ -195,11 +201,10 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @each
-def test_runs_and_shows_what_is_stored(path: Path, kernel: None) -> None:
-    stored = nbformat.read(path, as_version=4)
-    fresh = execute(stored)
-    assert faults(fresh, path.stem) == []
-    assert differences(stored, fresh) == []
+def test_runs_and_shows_what_is_stored(path: Path, fresh: dict[Path, Future[NotebookNode]]) -> None:
+    executed = fresh[path].result()
+    assert faults(executed, path.stem) == []
+    assert differences(nbformat.read(path, as_version=4), executed) == []
 
 
 # ---- and what finds a fault in them does so
@@ -319,12 +324,15 @@ def test_a_lost_output_is_a_difference(lost: int) -> None:
     assert found.startswith("cell 1")
 
 
-def test_the_kernel_works_anew(kernel: None) -> None:
+def test_the_kernel_works_anew(environment: dict[str, str]) -> None:
     """What is stored counts for nothing: the fresh numbers come from the code, in the kernel's place."""
-    lines = ["import os", "print(os.path.exists('tutorial.mplstyle'), 21 * 2)"]
-    code = new_code_cell("\n".join(lines), execution_count=1, outputs=[new_output("stream", text="True 42")])
+    names = "'tutorial.mplstyle'), 'EQPROP_NP_DATA' in os.environ, 21 * 2"
+    lines = ["import os", f"print(os.path.exists({names})"]
+    code = new_code_cell(
+        "\n".join(lines), execution_count=1, outputs=[new_output("stream", text="True False 42")]
+    )
     stored = new_notebook(cells=[code])
-    assert differences(stored, execute(stored)) == []
-    code.outputs[0].text = "True 43"
-    (found,) = differences(stored, execute(stored))
-    assert "True 42" in found
+    assert differences(stored, execute(stored, environment)) == []
+    code.outputs[0].text = "True False 43"
+    (found,) = differences(stored, execute(stored, environment))
+    assert "True False 42" in found
