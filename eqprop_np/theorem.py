@@ -121,7 +121,7 @@ def updates(
             yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
         return
     phases = Phases(1, rest.steps, beta, rates=dict.fromkeys(theta, eta))
-    before = Instant(dynamics.network, rest.state, rest.rates, rest.switches)
+    before = Instant(rest.state, rest.rates, rest.switches, {})
     clamped = dynamics.network.clamp(theta, x)
     for after in second_phase(dynamics, theta, clamped, before, y, phases, delta):
         moves = zip(after.state, before.state, strict=True)

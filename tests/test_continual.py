@@ -84,7 +84,7 @@ def test_neurons_and_weights_move_as_equation_5_has_it(graph: Network, rate: flo
     for dynamics in each_dynamics(graph):
         theta, x, y, phases = problem(graph, rate, beta)
         clamped, free = free_phase(dynamics, theta, x, phases)
-        start = Instant(dynamics.network, free.state, free.rates, free.switches)
+        start = Instant(free.state, free.rates, free.switches, {})
         expected = list(equation_5(dynamics, theta, x, y, free.state, phases))
         found = second_phase(dynamics, theta, clamped, start, y, phases, contrast)
         for instant, (state, _, delta) in zip(found, expected, strict=True):
@@ -115,7 +115,7 @@ def test_what_telescopes_is_the_plain_phase(graph: Network, rate: float, beta: f
     for dynamics in each_dynamics(graph):
         theta, x, y, phases = problem(graph, rate, beta)
         clamped, free = free_phase(dynamics, theta, x, phases)
-        start = Instant(dynamics.network, free.state, free.rates, free.switches)
+        start = Instant(free.state, free.rates, free.switches, {})
         plain, *others = (
             list(second_phase(dynamics, theta, clamped, start, y, phases, delta, telescope=telescope))
             for delta, telescope in ((contrast, False), (contrast, True), (None, True))

@@ -32,8 +32,7 @@ the difference of one quantity at two times, these weights move step by step.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,8 +43,7 @@ from eqprop_np.network import Clamped, Network, State, Switches, Theta
 from eqprop_np.rules.phases import Phases, Update, free_phase
 
 
-@dataclass(frozen=True)
-class Instant:
+class Instant(NamedTuple):
     """The second phase at one t.
 
     Attributes
@@ -54,20 +52,14 @@ class Instant:
     delta : the Δ_θ of the step that led here, the mean over the batch; empty at t = 0.
     """
 
-    network: Network
     state: State
     rates: State
     switches: Switches
-    delta: Theta = field(default_factory=dict)
-
-    @cached_property
-    def dphi(self) -> Theta:
-        """∂Φ/∂θ of the weights between free layers: the step to s_t asks for it, and the one from there."""
-        return self.network.inner_dphi_dtheta([(1.0, self.rates, self.switches)])
+    delta: Theta
 
 
-Delta = Callable[[float, Instant, Instant], Theta]
-"""Maps (β, s_t, s_{t+1}) to Δ_θ(t) of the weights between free layers."""
+Delta = Callable[[Network, float, Instant, Instant], Theta]
+"""Maps (network, β, s_t, s_{t+1}) to Δ_θ(t) of the weights between free layers."""
 
 
 def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
@@ -84,12 +76,13 @@ def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
     ValueError
         If the estimate is centred, or a parameter has no rate.
     """
-    return continual(dynamics, theta, x, y, phases, contrast, telescope=True)
+    return continual(dynamics, theta, x, y, phases, contrast, additive=True)
 
 
-def contrast(beta: float, old: Instant, new: Instant) -> Theta:
+def contrast(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) of Eq. (5), for the weights between free layers."""
-    return {name: (value - old.dphi[name]) / beta for name, value in new.dphi.items()}
+    terms = [(1 / beta, new.rates, new.switches), (-1 / beta, old.rates, old.switches)]
+    return network.inner_dphi_dtheta(terms)
 
 
 def continual(
@@ -100,13 +93,13 @@ def continual(
     phases: Phases,
     delta: Delta,
     *,
-    telescope: bool = False,
+    additive: bool = False,
 ) -> Update:
     """`cep`, with any other ``delta`` in the place of Eq. (5)'s.
 
     Parameters
     ----------
-    telescope : whether the deltas of several steps add up to the ``delta`` from the first state to the last.
+    additive : whether the deltas of several steps add up to the ``delta`` from the first state to the last.
     """
     if phases.estimate == "centered":
         raise ValueError("weights that move with the neurons see one nudge: choose one-sided or random-sign")
@@ -114,9 +107,9 @@ def continual(
         raise ValueError(f"a continual rule moves every parameter, but Phases.rates lacks {missing}")
     network = dynamics.network
     clamped, free = free_phase(dynamics, theta, x, phases)
-    start = Instant(network, free.state, free.rates, free.switches)
+    start = Instant(free.state, free.rates, free.switches, {})
     flat = all(len(shape) == 1 for shape in network.shapes[1:])  # no pooling, no shared biases
-    step_by_step = None if flat and telescope else delta
+    step_by_step = None if flat and additive else delta
     gradient: Theta = {}
     for s in second_phase(dynamics, theta, clamped, start, y, phases, step_by_step, telescope=flat):
         for name, value in s.delta.items():
@@ -125,9 +118,9 @@ def continual(
             else:
                 gradient[name] = -value
     if step_by_step is None:
-        gradient = delta(phases.beta, s, start)  # from s_K to s_0: a minus
+        gradient = delta(network, phases.beta, s, start)  # from s_K to s_0: a minus
     if flat:
-        gradient |= _outer_delta(x, phases.beta, s, start)
+        gradient |= _outer_delta(network, x, phases.beta, s, start)
     return Update(gradient, free)
 
 
@@ -160,13 +153,12 @@ def second_phase(
         if t:
             clamped = follow(old) if follow else network.clamp(theta, x)
         old, new = _step(dynamics, theta, clamped, old, -beta * cost_derivative(old.state[-1], y))
-        moved = delta(beta, old, new) if delta else {}
+        moved = delta(network, beta, old, new) if delta else {}
         if not telescope:
-            moved |= _outer_delta(x, beta, old, new)
+            moved |= _outer_delta(network, x, beta, old, new)
         theta = theta | {name: theta[name] + phases.rates[name] * value for name, value in moved.items()}
-        new.delta.update(moved)
-        yield new
-        old = new
+        old = new._replace(delta=moved)
+        yield old
 
 
 def _step(
@@ -179,15 +171,16 @@ def _step(
     state = tuple(dynamics.update(s, drives[n], forces.get(n)) for n, s in enumerate(old.state, start=1))
     rates = tuple(map(dynamics.rates, state))
     moved = {c.name: c.to_post(theta[c.name], rates[c.pre - 1])[1] for c in network.recurrent if c.pools}
-    if moved:  # θ_t may put the maxima at s_t elsewhere than θ_{t−1} did
-        old = replace(old, switches=clamped.switches | found)
-    return old, Instant(network, state, rates, clamped.switches | moved)
+    return (
+        old._replace(switches=clamped.switches | found),
+        Instant(state, rates, clamped.switches | moved, {}),
+    )
 
 
-def _outer_delta(x: Array, beta: float, old: Instant, new: Instant) -> Theta:
+def _outer_delta(network: Network, x: Array, beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) of the input's weights and the biases, the same by all rules."""
     moved = tuple((b - a) / beta for a, b in zip(old.rates, new.rates, strict=True))
-    return new.network.outer_vjp_theta(x, moved, new.switches)
+    return network.outer_vjp_theta(x, moved, new.switches)
 
 
 def _telescoped(

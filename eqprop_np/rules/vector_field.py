@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.network import Theta
+from eqprop_np.network import Network, Theta
 from eqprop_np.rules.continual import Instant, continual
 from eqprop_np.rules.phases import Phases, Update
 
@@ -39,7 +39,7 @@ def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
     return cvf(dynamics, theta, x, y, replace(phases, rates=dict.fromkeys(theta, 0.0)))
 
 
-def field_delta(beta: float, old: Instant, new: Instant) -> Theta:
+def field_delta(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
     """Δ_θ(t) for the weights between free layers."""
     v = tuple((b - a) / beta for a, b in zip(old.rates, new.rates, strict=True))
-    return new.network.inner_vjp_theta([(old.rates, v, old.switches)])
+    return network.inner_vjp_theta([(old.rates, v, old.switches)])
