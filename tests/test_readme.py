@@ -5,10 +5,11 @@ import io
 import json
 import re
 from pathlib import Path
-from statistics import mean
+from statistics import correlation, mean
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+FLAT = " ".join(README.split())
 RESULTS = ROOT / "data" / "results"
 
 
@@ -43,6 +44,31 @@ def test_its_errors_are_recorded() -> None:
             f"{record(name)['epochs']} | {last(name, 5):.2f}, mean of the last five epochs | `{name}.json` |"
         )
         assert line in README
+
+
+def test_its_weights_have_their_error() -> None:
+    run = record("conv-augment")
+    error = f"{run['test_error']:.2f} %"
+    assert f"conv on mnist: test error {error} (recorded after epoch {run['epochs']}: {error})" in README
+
+
+def test_fig1c_is_recorded() -> None:
+    runs = [json.loads(path.read_text()) for path in sorted((RESULTS / "fig1c").glob("*-seed*.json"))]
+    errors = [mean(epoch["test_error"] for epoch in run["history"][-5:]) for run in runs]
+    angles = [run["update_angle"] for run in runs]
+    rules = [run["rule"] for run in runs]
+    by_rule = {rule: [k for k, r in enumerate(rules) if r == rule] for rule in ("ep", "cep", "cvf")}
+    for rule, name in (("ep", "EP"), ("cep", "C-EP")):
+        (k,) = by_rule[rule]
+        assert f"{errors[k]:.2f} % at {angles[k]:.0f}° ({name})" in FLAT
+    low, high, near, far = (f(v[k] for k in by_rule["cvf"]) for v in (errors, angles) for f in (min, max))
+    assert f"{low:.2f} to {high:.2f} % at {near:.0f}° to {far:.0f}° (C-VF)" in FLAT
+    assert f"a correlation of {correlation(angles, errors):.1f}." in FLAT
+    untied = {runs[k]["configuration"]["experiment"]["angle"]: runs[k]["history"] for k in by_rule["cvf"]}
+    first, opposite = (untied[psi][0]["test_error"] for psi in (0, 180))
+    assert f"{first:.1f} % at ψ = 0 after one epoch, {opposite:.1f} % at 180°" in FLAT
+    ends = [history[-1]["angle"] for history in untied.values()]
+    assert f"within {max(ends) - min(ends):.0f}° of each other" in FLAT
 
 
 def last(name: str, epochs: int) -> float:
