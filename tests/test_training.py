@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from eqprop_np import training
 from eqprop_np.activations import Array
@@ -208,6 +209,20 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "ProcessPoolExecutor", None)
     with parallel(1) as run:
         assert run(lambda part, a: (len(part), a), samples(3), "a") == [(3, "a")]
+
+
+def blas_threads(part: Samples) -> set[int]:
+    """How many threads each BLAS that is loaded may use here."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_each_worker_has_one_blas_thread(workers: int) -> None:
+    with threadpool_limits(2, "blas"):
+        before = blas_threads(samples(2))
+        with parallel(workers) as run:
+            assert run(blas_threads, samples(4)) == workers * [{1}]
+        assert blas_threads(samples(2)) == before == {2}
 
 
 @pytest.mark.usefixtures("ctrl_c")
