@@ -107,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--nudged-steps", type=int, metavar="K", help="in synchronous steps")
     add("--beta", type=float, help="strength of the nudge")
     add("--epsilon", type=float, help="Euler step of real time")
-    add("--augment", type=int, nargs="?", const=2, metavar="PIXELS",
-        help="shift training images at random by up to so many pixels, 2 if no number is given")  # fmt: skip
+    add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
+        help="shift training images at random by up to so many pixels, 1 if no number is given")  # fmt: skip
     add("--workers", type=int, metavar="N", help="processes that share each batch")
     return parser
 

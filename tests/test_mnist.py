@@ -245,7 +245,7 @@ def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> No
         "nudged_steps": 4,
         "beta": -0.2,
         "epsilon": 0.3,
-        "augment": 1,
+        "augment": 2,
         "workers": 2,
     }
     arguments = []
@@ -256,6 +256,11 @@ def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> No
     config = read(out / "config.json")
     assert {name: config["experiment"][name] for name in settings} == settings
     assert (config["seed"], config["train_size"]) == (3, 40)
+
+
+def test_augment_alone_shifts_by_a_pixel(command: Command, data: Path, tmp_path: Path) -> None:
+    command("--data", data, "--augment", "--epochs", 1, "--out", tmp_path / "run")
+    assert read(tmp_path / "run" / "config.json")["experiment"]["augment"] == 1
 
 
 def test_other_layers_get_rates_between_the_presets(command: Command, data: Path, tmp_path: Path) -> None:
