@@ -237,8 +237,11 @@ def _run(given: Given) -> int:
 def _more_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
     """The configuration of a resumed run, in which only the number of epochs may be new."""
     epochs = given.get("epochs", configuration.experiment.epochs)
-    if epochs < progress.epoch:
-        raise BadInput(f"--epochs {epochs}, but {progress.epoch} are done: it is the total")
+    begun = progress.epoch + (progress.batch > 0)  # the weights are those of the last one begun
+    if epochs < begun:
+        raise BadInput(
+            f"--epochs {epochs}, but {begun} are {'begun' if progress.batch else 'done'}: it is the total"
+        )
     try:
         return replace(configuration, experiment=replace(configuration.experiment, epochs=epochs))
     except ValueError as error:

@@ -547,6 +547,32 @@ def test_epochs_are_the_total_on_resume(command: Command, options: list[object],
     assert_refused(command("--resume", parts, "--epochs", 4), "--epochs 4, but 5 are done: it is the total")
 
 
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_run_can_end_before_its_time(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """At an epoch that is done, all its files say so; not where the weights have moved since."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_after(7, patch, signals=2)  # at once, after two epochs of three batches
+        assert command(*options, "--out", out).code == 130
+    assert command("--resume", out, "--epochs", 2).code == 0
+    configuration, progress = checkpoint.load(out / "checkpoint.npz")
+    summary = read(out / "summary.json")
+    epochs = configuration.experiment.epochs, progress.epoch, summary["epochs"]
+    assert epochs == (2, 2, 2)
+    assert (
+        summary["configuration"]
+        == read(out / "config.json")
+        == json.loads(json.dumps(configuration.to_json()))
+    )
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        assert command("--resume", out, "--epochs", 4).code == 130
+    refused = command("--resume", out, "--epochs", 2)
+    assert_refused(refused, "--epochs 2, but 3 are begun: it is the total")
+
+
 def test_metrics_left_over_by_a_crash_are_not_kept_twice(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
