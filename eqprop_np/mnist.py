@@ -210,7 +210,8 @@ def _run(given: Given) -> int:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
         directory = given["resume"]
         configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
-        configuration = _more_epochs(configuration, progress, given)
+        configuration = _total_epochs(configuration, progress, given)
+        checkpoint.save(directory / "checkpoint.npz", configuration, progress)  # the new total counts at once
     else:
         configuration, training, test = _configure(given)
         progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
@@ -234,7 +235,7 @@ def _run(given: Given) -> int:
     return 0
 
 
-def _more_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
+def _total_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
     """The configuration of a resumed run, in which only the number of epochs may be new."""
     epochs = given.get("epochs", configuration.experiment.epochs)
     begun = progress.epoch + (progress.batch > 0)  # the weights are those of the last one begun

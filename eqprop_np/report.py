@@ -99,9 +99,7 @@ class Report:
         )
 
     def end(self, progress: Progress) -> None:
-        """The checkpoint, the summary, the picture and the last line."""
-        # Its configuration is new where a resumed run was to stop at the epoch it stood at.
-        checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
+        """The summary, the picture and the last line."""
         summary = summarize(self.configuration, progress)
         write_json(self.directory / "summary.json", summary)
         self._plot(progress)

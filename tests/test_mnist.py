@@ -548,10 +548,10 @@ def test_epochs_are_the_total_on_resume(command: Command, options: list[object],
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_a_run_can_end_before_its_time(
+def test_a_new_total_of_epochs_counts_at_once(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """At an epoch that is done, all its files say so; not where the weights have moved since."""
+    """In all files, also if no epoch is left or none ends; not if the weights have moved since."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt_after(7, patch, signals=2)  # at once, after two epochs of three batches
@@ -566,9 +566,12 @@ def test_a_run_can_end_before_its_time(
         == read(out / "config.json")
         == json.loads(json.dumps(configuration.to_json()))
     )
-    with monkeypatch.context() as patch:
-        interrupt_after(1, patch)
-        assert command("--resume", out, "--epochs", 4).code == 130
+    for signals in (2, 1):  # at once, which saves nothing; after the batch, which saves it
+        with monkeypatch.context() as patch:
+            interrupt_after(1, patch, signals)
+            assert command("--resume", out, *(["--epochs", 4] if signals == 2 else [])).code == 130
+        configuration, _ = checkpoint.load(out / "checkpoint.npz")
+        assert configuration.experiment.epochs == 4
     refused = command("--resume", out, "--epochs", 2)
     assert_refused(refused, "--epochs 2, but 3 are begun: it is the total")
 
