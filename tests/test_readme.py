@@ -40,6 +40,11 @@ def test_its_errors_are_recorded() -> None:
     for name, option in (("conv-augment", "--augment"), ("conv-augment2", "--augment 2")):
         error = f"{last(name, 3):.2f}, mean of the last three epochs"
         assert f"| conv `{option}` | {record(name)['epochs']} | {error} | `{name}.json` |" in README
+    two, one = (
+        mean(epoch["test_error"] for epoch in record(name)["history"][17:20])
+        for name in ("conv-augment2-slow", "conv-augment")
+    )
+    assert f"two pixels had {two:.2f} % over epochs 18 to 20, where one had {one:.2f} %" in FLAT
     for name in ("cep-1h", "cep-2h", "cvf-1h"):
         line = (
             f"{record(name)['epochs']} | {last(name, 5):.2f}, mean of the last five epochs | `{name}.json` |"
