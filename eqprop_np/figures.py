@@ -1,12 +1,15 @@
-"""The figures of the abstract: ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``,
-and ``filters``, of a trained CNN.
+"""Draw the figures of the abstract and the filters of a trained CNN.
 
-- Fig. 1(a): the first phase unrolled, with BPTT's gradients, and the second, with EP's updates.
-- Fig. 1(b): Δ_θ(t) over −∇_θ(t) for some synapses: standard EP, continual EP, a discrete-time CNN.
-- Fig. 1(c): the test error after training over the angle between updates and gradients before it, from
-  the recorded runs of `eqprop_np.sweep`.
+The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c`` and ``filters``.
 
-Colours are those of Okabe and Ito, which the colour-blind tell apart.
+- Fig. 1(a) shows the free phase unrolled with BPTT's gradients, and the nudged phase with EP's updates.
+- Fig. 1(b) compares Δ_θ(t) and −∇_θ(t) for some synapses in standard EP, continual EP and a discrete-time
+  CNN.
+- Fig. 1(c) plots the test error after training against the angle between updates and gradients before
+  training. Its points are the recorded runs of `eqprop_np.sweep`.
+- The filters are those of the first layer of a CNN, with the steady states of three samples.
+
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish.
 """
 
 import argparse
@@ -44,7 +47,13 @@ STYLE = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "a
 
 
 def draw_fig1a() -> Figure:
-    """Fig. 1(a): an update on the right has the colour of the gradient on the left that it is equal to."""
+    """Draw Fig. 1(a), in which an update and the gradient that it equals have the same colour.
+
+    Returns
+    -------
+    Figure
+        BPTT's gradients are on the left and EP's updates on the right.
+    """
     figure = Figure(figsize=(7, 2.7), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     _draw_gradients(left)
@@ -61,7 +70,7 @@ def draw_fig1a() -> Figure:
 
 
 def _draw_gradients(axes: Axes) -> None:
-    """Eq. (6): the last three steps of the first phase, and what BPTT carries back through them."""
+    """Draw Eq. (6): the last three steps of the free phase and the gradients that BPTT computes for them."""
     axes.set_title("first phase, and BPTT", fontsize=11)
     names = [r"T\!-\!3", r"T\!-\!2", r"T\!-\!1", "T"]
     for x, name in enumerate(names):
@@ -79,7 +88,7 @@ def _draw_gradients(axes: Axes) -> None:
 
 
 def _draw_updates(axes: Axes) -> None:
-    """Eq. (7): the first three steps of the second phase, in which the state and, in C-EP, θ move."""
+    """Draw Eq. (7): the first three steps of the nudged phase, in which s moves and, in C-EP, θ too."""
     axes.set_title("second phase, and EP", fontsize=11)
     for x in range(4):
         _node(axes, (x, 0), f"$s_{x}$", GREY)
@@ -122,7 +131,17 @@ def _label(axes: Axes, at: tuple[float, float], text: str, colour: str) -> None:
 
 
 class Panel(NamedTuple):
-    """A title, a name in `eqprop_np.theorem.SYSTEMS`, and whether θ moves during the second phase."""
+    """One panel of Fig. 1(b).
+
+    Attributes
+    ----------
+    title : str
+        Title of the panel.
+    system : str
+        A name in `eqprop_np.theorem.SYSTEMS`.
+    continual : bool
+        Whether θ moves during the nudged phase.
+    """
 
     title: str
     system: str
@@ -137,7 +156,25 @@ PAPER = (
 
 
 def draw_fig1b(panels: Sequence[Panel] = PAPER, seed: int = 0) -> Figure:
-    """Fig. 1(b): Δ_θ(t) (plain) and −∇_θ(t) (dashed), a colour for each synapse."""
+    """Draw Fig. 1(b): Δ_θ(t) as plain and −∇_θ(t) as dashed lines, with one colour per synapse.
+
+    Parameters
+    ----------
+    panels : sequence of Panel
+        The panels from left to right. The default is the paper's three.
+    seed : int, default 0
+        Seed of θ and the data.
+
+    Returns
+    -------
+    Figure
+        Two synapses of each connection are shown in each panel.
+
+    Raises
+    ------
+    NotAtRest
+        If a free phase does not reach its steady state.
+    """
     figure = Figure(figsize=(7, 2.7), layout="constrained")
     for axes, panel in zip(
         figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True
@@ -158,10 +195,10 @@ def draw_fig1b(panels: Sequence[Panel] = PAPER, seed: int = 0) -> Figure:
 
 
 def _processes(panel: Panel, seed: int) -> tuple[list[Array], list[Array]]:
-    """Δ_θ and −∇_θ, each (K,), of two synapses of each connection.
+    """Return Δ_θ and −∇_θ, each a list of arrays of shape (K,), for two synapses of each connection.
 
-    They are those with the largest and the smallest total −∇_θ, whether they agree or not, and are shown
-    relative to the largest −∇_θ(t) of all connections into the same layer.
+    The two synapses have the largest and the smallest Σ_t ∇_θ(t). The choice does not depend on Δ_θ. All
+    values are divided by the largest |∇_θ(t)| of all connections into the same layer.
     """
     system = SYSTEMS[panel.system]
     dynamics, (theta, x, y) = system.dynamics, system.draw(seed)
@@ -189,7 +226,7 @@ def _processes(panel: Panel, seed: int) -> tuple[list[Array], list[Array]]:
 # ---- Fig. 1(c)
 
 
-FAMILIES = {  # of each preset: its name in the paper, its marker and its colour
+FAMILIES = {  # the preset's name in the paper, its marker and its colour
     "p-1h": ("EP-1h", "s", COLOURS[0]),
     "p-2h": ("EP-2h", "D", COLOURS[0]),
     "cep-1h": ("C-EP-1h", "s", COLOURS[1]),
@@ -201,12 +238,23 @@ RECORDED = ROOT / "data" / "results" / "fig1c"
 
 
 def read_sweep(directory: Path) -> list[dict[str, Any]]:
-    """The points of a sweep, from the ``summary.json`` in its directory.
+    """Read the points of a sweep from the ``summary.json`` in its directory.
+
+    Parameters
+    ----------
+    directory : Path
+        Directory of the sweep.
+
+    Returns
+    -------
+    list of dict
+        The points as `eqprop_np.sweep.sweep` writes them.
 
     Raises
     ------
     ValueError
-        If there is none, or it is not one of those that `eqprop_np.sweep` writes.
+        If the file is missing or unreadable, has no points, or has points of other presets than those of
+        ``FAMILIES``.
     """
     path = directory / "summary.json"
     fields = {"preset", "psi", "seed", "epochs", "update_angle", "test_error"}
@@ -217,17 +265,23 @@ def read_sweep(directory: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise ValueError(
-        f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}: run eqprop_np.sweep first"
+        f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}: run python -m eqprop_np.sweep first"
     )
 
 
 def draw_fig1c(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Fig. 1(c): what a network learns over how far, before training, it is from Theorem 1.
+    """Draw Fig. 1(c): the test error after training against the angle to BPTT's gradients before it.
 
     Parameters
     ----------
-    points : as `read_sweep` gives them. Those that differ in their seeds alone become one, with their
-        mean, and their standard deviation as bars.
+    points : sequence of dict
+        The points as `read_sweep` returns them. Points that differ only in their seeds are drawn as one
+        marker at their mean, with bars of one standard deviation.
+
+    Returns
+    -------
+    Figure
+        One curve per preset.
     """
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
@@ -244,7 +298,7 @@ def draw_fig1c(points: Sequence[Mapping[str, Any]]) -> Figure:
 def _draw_family(
     axes: Axes, points: Sequence[Mapping[str, Any]], label: str, marker: str, colour: str
 ) -> None:
-    """The points of one preset, a marker for each ψ."""
+    """Draw the points of one preset with one marker for each ψ."""
     angles = sorted({point["psi"] for point in points})
     seeds = [
         np.array([(p["update_angle"], p["test_error"]) for p in points if p["psi"] == psi]) for psi in angles
@@ -267,16 +321,32 @@ WEIGHTS = ROOT / "data" / "pretrained" / "conv.npz"
 
 
 def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Phases) -> Figure:
-    """The first layer's filters, and the steady state at which a few samples leave a trained CNN.
+    """Draw the first layer's filters and the steady states of a trained CNN for a few samples.
+
+    Parameters
+    ----------
+    dynamics : Dynamics
+        The dynamics of the CNN.
+    theta : Theta
+        Its parameters.
+    samples : Samples
+        The samples. Each is one row of the figure.
+    phases : Phases
+        Settings of the free phase.
+
+    Returns
+    -------
+    Figure
+        The filters on the left, and on the right x, the feature maps and ŷ of each sample.
 
     Raises
     ------
     ValueError
-        If the first layer is no convolution.
+        If the first connection is not a convolution.
     """
     first, *_ = dynamics.network.inputs
     if not first.pools:
-        raise ValueError(f"{first.name} is no convolution: choose the checkpoint of a CNN")
+        raise ValueError(f"{first.name} is not a convolution: choose the checkpoint of a CNN")
     shapes = dynamics.network.shapes[1:]
     maps = [n for n, shape in enumerate(shapes) if len(shape) == 3]
     figure = Figure(figsize=(8, 0.4 + 1.2 * len(samples)), layout="constrained")
@@ -309,7 +379,7 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
 
 
 def _mosaic(tiles: Array) -> Array:
-    """Small images (n, H, W) side by side in one, as square as fits, with gaps of NaN."""
+    """Return one image of the n tiles (n, H, W) in a nearly square grid, with NaN between the tiles."""
     n, height, width = tiles.shape
     columns = next(c for c in range(1, n + 1) if c * c >= n and n % c == 0)
     rows = n // columns
@@ -323,7 +393,18 @@ def _mosaic(tiles: Array) -> Array:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 if the figure cannot be made."""
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line without the program's name. None uses ``sys.argv``.
+
+    Returns
+    -------
+    int
+        0, or 2 if the figure cannot be drawn or written.
+    """
     options = _parser().parse_args(arguments)
     out = options.out or Path("runs") / f"{options.figure}.png"
     try:
@@ -340,37 +421,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eqprop_np.figures", description="Draw a figure.")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--out", type=Path, metavar="FILE", help=".png, .pdf or .svg (default: runs/FIGURE.png)"
+        "--out", type=Path, metavar="FILE", help="output file: .png, .pdf or .svg (default: runs/FIGURE.png)"
     )
     figures = parser.add_subparsers(dest="figure", required=True)
     fig1a = figures.add_parser("fig1a", parents=[common], help="the computational graph of Theorem 1")
     fig1a.set_defaults(draw=lambda options: draw_fig1a())
-    fig1b = figures.add_parser("fig1b", parents=[common], help="updates of EP over gradients of BPTT")
-    fig1b.add_argument(
-        "--system", choices=SYSTEMS, help="EP and C-EP on this one (default: the paper's three panels)"
+    fig1b = figures.add_parser(
+        "fig1b", parents=[common], help="updates of EP and gradients of BPTT over time"
     )
-    fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="of θ and the data (default: 0)")
+    fig1b.add_argument(
+        "--system", choices=SYSTEMS, help="system for EP and C-EP (default: the paper's three panels)"
+    )
+    fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="seed of θ and the data (default: 0)")
     fig1b.set_defaults(draw=_fig1b)
     fig1c = figures.add_parser(
-        "fig1c", parents=[common], help="test error over the angle to BPTT's gradients"
+        "fig1c", parents=[common], help="test error against the angle to BPTT's gradients"
     )
     fig1c.add_argument(
         "--runs",
         type=Path,
         metavar="DIR",
         default=RECORDED,
-        help="of eqprop_np.sweep (default: the recorded ones in data/results/fig1c)",
+        help="directory of a sweep (default: the recorded one, data/results/fig1c)",
     )
     fig1c.set_defaults(draw=lambda options: draw_fig1c(read_sweep(options.runs)))
-    filters = figures.add_parser("filters", parents=[common], help="what a trained CNN has learned")
+    filters = figures.add_parser(
+        "filters", parents=[common], help="filters and steady states of a trained CNN"
+    )
     filters.add_argument(
         "--weights",
         type=Path,
         metavar="CHECKPOINT",
         default=WEIGHTS,
-        help="of a CNN (default: the committed one, data/pretrained/conv.npz)",
+        help="checkpoint of a CNN (default: the committed one, data/pretrained/conv.npz)",
     )
-    filters.add_argument("--data", default="auto", help="as in eqprop_np.mnist (default: auto)")
+    filters.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
     filters.set_defaults(draw=_filters)
     return parser
 
@@ -388,17 +473,35 @@ def _filters(options: argparse.Namespace) -> Figure:
     experiment = configuration.experiment
     dynamics = experiment.build(configuration.image, configuration.classes)
     if dataset.test_images.shape[1:] != configuration.image:
-        raise ValueError(f"{options.weights} is for images of {configuration.image}: choose other --data")
+        raise ValueError(
+            f"{options.weights} needs images of {configuration.image} pixels, but the data have "
+            f"{dataset.test_images.shape[1:]}: choose other --data"
+        )
     samples = Samples(dataset.test_images, dataset.test_labels)[:3]
     return draw_filters(dynamics, progress.theta, samples, experiment.phases)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all, in the format of the file's suffix."""
+    """Write a figure to a file in the format of the file's suffix.
+
+    The figure is written completely or not at all. In the second case an existing file stays unchanged.
+
+    Parameters
+    ----------
+    figure : Figure
+        The figure.
+    path : Path
+        The file. Missing directories are created.
+
+    Raises
+    ------
+    ValueError
+        If matplotlib cannot write the format of the suffix.
+    """
     suffix = path.suffix.lstrip(".").lower()
     if suffix not in figure.canvas.get_supported_filetypes():
         raise ValueError(
-            f"{path}: cannot write a figure as {path.suffix or 'a file without suffix'}: use .png"
+            f"{path} has the suffix {path.suffix!r}, which is not a figure format: use .png, .pdf or .svg"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb") as file:

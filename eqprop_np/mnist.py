@@ -1,6 +1,6 @@
-"""The main command: train one of the named experiments and print its test error.
+"""Train one of the named experiments and print its test error: the main command.
 
-python -m eqprop_np.mnist --help
+``python -m eqprop_np.mnist --help`` lists its options.
 """
 
 import argparse
@@ -22,15 +22,26 @@ from eqprop_np.rules import ESTIMATES, RULES
 from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
-FIRST_LOOK = {"preset": "p-1h", "epochs": 10}  # the command without arguments: about a minute
+FIRST_LOOK = {"preset": "p-1h", "epochs": 10}  # used if no preset is named: trains for about a minute
 
 
 class BadInput(ValueError):
-    """A request that cannot be met, with one line that says why and what to do."""
+    """A request that the command cannot carry out; the message is one line with the cause and a remedy."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 (bad input), 3 (diverged) or 130 (interrupted)."""
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line without the program's name. None uses ``sys.argv``.
+
+    Returns
+    -------
+    int
+        0, 2 (bad input), 3 (training diverged) or 130 (interrupted).
+    """
     try:
         given = vars(_parser().parse_args(arguments))
         if "list_presets" in given:
@@ -52,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 Given = dict[str, Any]
-"""The options that the command line gives, and no others."""
+"""The options given on the command line. An option that was not given has no entry."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the rest of the program does, and not its whole usage before it."""
+    """A parser that reports a usage error in one line, without printing the usage before it."""
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; see --help")
@@ -65,56 +76,57 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m eqprop_np.mnist",
-        description="Train a network with equilibrium propagation, and print its test error.",
+        description="Train a network with equilibrium propagation and print its test error.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument_group("what to train").add_argument
-    add("--preset", choices=EXPERIMENTS, help=f"see --list-presets (default: {FIRST_LOOK['preset']})")
-    add("--epochs", type=int, metavar="N", help="in total, on resume too "
+    add("--preset", choices=EXPERIMENTS, help=f"named experiment (default: {FIRST_LOOK['preset']})")
+    add("--epochs", type=int, metavar="N", help="total number of epochs, counting those before --resume "
         f"(default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)")  # fmt: skip
     add("--rule", choices=RULES, help="learning rule (default: the preset's)")
-    add("--estimate", choices=ESTIMATES, help="use of the nudge (default: the preset's)")
-    add("--angle", type=float, metavar="DEGREES", help="between forward and backward weights at the start, "
-        "for vf and cvf (default: 0, the same)")  # fmt: skip
-    add("--batch-size", type=int, metavar="B", help="(default: the preset's, 20)")
-    add("--seed", type=int, metavar="S", help="of the only random generator (default: 0)")
+    add("--estimate", choices=ESTIMATES, help="how the nudge estimates the gradient (default: the preset's)")
+    add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward weights, "
+        "for the rules vf and cvf (default: 0, equal weights)")  # fmt: skip
+    add("--batch-size", type=int, metavar="B", help="samples per batch (default: the preset's, 20)")
+    add("--seed", type=int, metavar="S", help="seed of the only random generator (default: 0)")
 
     add = parser.add_argument_group("data").add_argument
     add("--data", help="auto, mnist, glyphs, or a directory with four IDX files (default: auto)")
-    add("--train-size", type=int, metavar="N", help="use the first N training images (default: all)")
-    add("--validation", type=int, metavar="N", help="hold out the last N training images and test on them, "
-        "to choose settings by (default: 0)")  # fmt: skip
+    add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
+    add("--validation", type=int, metavar="N", help="hold out the last N training images and validate on "
+        "them instead of the test set (default: 0)")  # fmt: skip
 
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: a new one under runs/)")
     add = run.add_mutually_exclusive_group().add_argument
-    add("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
-    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print its test error, and stop")
-    add("--list-presets", action="store_const", const=True, help="print them, and stop")
-    run.add_argument("--quiet", action="store_const", const=True, help="print the last line alone")
+    add("--resume", type=Path, metavar="DIR", help="continue the run in DIR")
+    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print the test error of CHECKPOINT and exit")
+    add("--list-presets", action="store_const", const=True, help="print the presets and exit")
+    run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
 
     add = parser.add_argument_group("settings that override the preset's").add_argument
-    add("--schedule", choices=SCHEDULES, help="of a phase's updates")
-    add("--omega", type=float, help="over-relaxation of the free phase, in real time of both")
-    add("--tol", type=float, help="end the free phase at this residual; 0: never")
-    add("--channels", type=int, nargs="*", metavar="C", help="of the convolutional layers")
-    add("--hidden", type=int, nargs="*", metavar="SIZE", help="of each dense hidden layer")
-    add("--activation", choices=ACTIVATIONS)
+    add("--schedule", choices=SCHEDULES, help="order of the updates in both phases")
+    add("--omega", type=float, help="over-relaxation factor of the free phase (of both phases in real time)")
+    add("--tol", type=float, help="residual at which the free phase ends early; 0: never")
+    add("--channels", type=int, nargs="*", metavar="C", help="channels of each convolutional layer")
+    add("--hidden", type=int, nargs="*", metavar="SIZE", help="size of each dense hidden layer")
+    add("--activation", choices=ACTIVATIONS, help="activation function of the neurons")
     add("--learning-rates", type=float, nargs="+", metavar="RATE",
-        help="from the input to the output (default: the preset's, or interpolated)")  # fmt: skip
-    add("--rate-decay", type=float, metavar="FACTOR", help="on the rates from one epoch to the next")
-    add("--free-steps", type=int, metavar="T", help="at most, in synchronous steps")
-    add("--nudged-steps", type=int, metavar="K", help="in synchronous steps")
+        help="one rate per connection, from input to output (default: the preset's, "
+        "interpolated if the number of connections differs)")  # fmt: skip
+    add("--rate-decay", type=float, metavar="FACTOR", help="factor on the learning rates after each epoch")
+    add("--free-steps", type=int, metavar="T", help="maximum length of the free phase in synchronous steps")
+    add("--nudged-steps", type=int, metavar="K", help="length of the nudged phase in synchronous steps")
     add("--beta", type=float, help="strength of the nudge")
-    add("--epsilon", type=float, help="Euler step of real time")
+    add("--epsilon", type=float, help="Euler step of real-time dynamics")
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
-        help="shift training images at random by up to so many pixels, 1 if no number is given")  # fmt: skip
-    add("--workers", type=int, metavar="N", help="processes that share each batch")
+        help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="number of processes that share each batch")
     return parser
 
 
 def _experiment(given: Given) -> Experiment:
-    """The preset with what the command line overrides."""
+    """Return the preset with the settings that the command line overrides."""
     preset = EXPERIMENTS[given.get("preset", FIRST_LOOK["preset"])]
     settings = {} if "preset" in given else {"epochs": FIRST_LOOK["epochs"]}
     for field in fields(Experiment):
@@ -131,11 +143,12 @@ def _experiment(given: Given) -> Experiment:
 
 
 def _refuse_others(given: Given, what: str, *allowed: str) -> None:
-    """Options that a checkpoint decides must not be given."""
+    """Raise `BadInput` if an option was given that the saved run already determines."""
     for name in given.keys() - {what, *allowed}:
         options = ", ".join(f"--{option}" for option in allowed)
         raise BadInput(
-            f"--{name.replace('_', '-')}: a saved run keeps its settings; beside --{what}, only {options}"
+            f"--{name.replace('_', '-')} was given, but a saved run keeps its settings: "
+            f"with --{what}, give only {options}"
         )
 
 
@@ -147,11 +160,11 @@ def _list_presets() -> None:
         print(f"{'':8} rates {rates}; T {e.free_steps}, K {e.nudged_steps}, β {e.beta}; from {e.source}")
 
 
-# ---- what a run is made of
+# ---- configuration, data and dynamics of a run
 
 
 def _configure(given: Given) -> tuple[Configuration, Samples, Samples]:
-    """A new run's configuration, its training samples and its test samples."""
+    """Load the data and return a new run's configuration, its training samples and its test samples."""
     experiment = _experiment(given)
     source = given.get("data", "auto")
     dataset = load(source, progress="quiet" not in given)
@@ -171,17 +184,27 @@ def _dynamics(configuration: Configuration) -> Dynamics:
 
 
 def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, Samples]:
-    """A checkpoint and its data, which must be what it was trained on."""
+    """Return a checkpoint's configuration and progress, its training samples and its test samples.
+
+    Raises
+    ------
+    BadInput
+        If the data differ from the training data in name, image size or classes, or have fewer images.
+    """
     configuration, progress = checkpoint.load(path)
     dataset = load(given.get("data", configuration.source), progress="quiet" not in given)
     training, test = configuration.samples(dataset)
     found = (dataset.name, dataset.train_images.shape[1:], dataset.classes)
     wanted = (configuration.dataset, configuration.image, configuration.classes)
     if found != wanted:
-        raise BadInput(f"{path} belongs to {wanted[0]}, but the data found are {found[0]}: say --data")
+        raise BadInput(
+            f"{path} was trained on {wanted[0]}, but the data found are {found[0]}: "
+            "give the data of the run with --data"
+        )
     if len(training) != configuration.train_size:
         raise BadInput(
-            f"{path} trains on {configuration.train_size} images, but the data have fewer: say --data"
+            f"{path} was trained on {configuration.train_size} images, but the data found have fewer: "
+            "give the complete data with --data"
         )
     return configuration, progress, training, test
 
@@ -195,10 +218,10 @@ def _evaluate(given: Given) -> None:
     configuration, progress, _, test = _saved(path, given)
     experiment = configuration.experiment
     if given.get("preset", experiment.name) != experiment.name:
-        raise BadInput(f"{path} is of preset {experiment.name}, not {given['preset']}")
+        raise BadInput(f"{path} has preset {experiment.name}, not {given['preset']}: leave out --preset")
     with parallel(experiment.workers) as run:
         error = evaluate(experiment.phases, _dynamics(configuration), progress.theta, test, run)
-    done = progress.batch == 0 and progress.history  # else, the weights have moved since it was measured
+    done = progress.batch == 0 and progress.history  # within an epoch θ has changed since the record
     recorded = f" (recorded after epoch {progress.epoch}: {done[-1]['test_error']:.2f} %)" if done else ""
     print(
         f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %{recorded}"
@@ -211,7 +234,8 @@ def _run(given: Given) -> int:
         directory = given["resume"]
         configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
         configuration = _total_epochs(configuration, progress, given)
-        checkpoint.save(directory / "checkpoint.npz", configuration, progress)  # the new total counts at once
+        # Save the new total of epochs now, so that a run that is killed before its next checkpoint keeps it.
+        checkpoint.save(directory / "checkpoint.npz", configuration, progress)
     else:
         configuration, training, test = _configure(given)
         progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
@@ -225,23 +249,24 @@ def _run(given: Given) -> int:
                 on_batch=on_batch, on_epoch=report.epoch,
             )  # fmt: skip
     except Diverged as error:
-        print(f"error: training diverged: {error}. Smaller learning rates may help.", file=sys.stderr)
+        print(f"error: training diverged: {error}. Try smaller learning rates.", file=sys.stderr)
         return EXIT_DIVERGED
     if not finished:
         checkpoint.save(directory / "checkpoint.npz", configuration, progress)
-        print(f"interrupted; to go on: python -m eqprop_np.mnist --resume {directory}", file=sys.stderr)
+        print(f"interrupted; to continue: python -m eqprop_np.mnist --resume {directory}", file=sys.stderr)
         return EXIT_INTERRUPTED
     report.end(progress)
     return 0
 
 
 def _total_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
-    """The configuration of a resumed run, in which only the number of epochs may be new."""
+    """Return the configuration of a resumed run, with the new total number of epochs if it was given."""
     epochs = given.get("epochs", configuration.experiment.epochs)
-    begun = progress.epoch + (progress.batch > 0)  # the weights are those of the last one begun
+    begun = progress.epoch + (progress.batch > 0)  # θ already includes updates of an unfinished epoch
     if epochs < begun:
         raise BadInput(
-            f"--epochs {epochs}, but {begun} are {'begun' if progress.batch else 'done'}: it is the total"
+            f"--epochs {epochs} was given, but epoch {begun} has {'begun' if progress.batch else 'ended'}: "
+            f"--epochs is the total number, so give at least {begun}"
         )
     try:
         return replace(configuration, experiment=replace(configuration.experiment, epochs=epochs))
@@ -253,14 +278,14 @@ def _new_directory(out: Path | None, experiment: Experiment) -> Path:
     directory = out or Path("runs") / f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
     if (directory / "summary.json").exists():
         raise BadInput(
-            f"{directory} holds a finished run: choose another --out, or --resume it with more --epochs"
+            f"{directory} holds a finished run: choose another --out, or use --resume with more --epochs"
         )
     if (directory / "checkpoint.npz").exists():
-        raise BadInput(f"{directory} holds an unfinished run: --resume it, or choose another --out")
+        raise BadInput(f"{directory} holds an unfinished run: use --resume, or choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot make the run directory: {error}") from None
+        raise BadInput(f"cannot create the run directory ({error}): choose another --out") from None
     return directory
 
 

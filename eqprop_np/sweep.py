@@ -1,11 +1,14 @@
-"""Many runs at once: ``python -m eqprop_np.sweep p-1h cep-1h cvf-1h`` makes what Fig. 1(c) shows.
+"""Train many runs in parallel and keep their results, for example the points of Fig. 1(c).
 
-Each point, a preset with an angle and a seed, is a run in its own process with one BLAS thread. What it
-found is a JSON file of its own in the directory of the sweep, beside ``summary.json``, which has a line
-for each. Started again, a sweep does what is missing; a point that fails leaves the others alone.
+The command is ``python -m eqprop_np.sweep p-1h cep-1h cvf-1h``. A point is a preset with an angle and a
+seed. Each point runs in its own process with one BLAS thread. The directory of the sweep holds one JSON
+file per point and ``summary.json``, which has one entry per point. A sweep that is started again runs only
+the missing points. If a point fails, the other points continue.
 
-`sweep` takes any `concurrent.futures.Executor`, and so runs on a cluster unchanged. With Dask, on workers
-with one thread each:
+`sweep` takes any `concurrent.futures.Executor`, so it also runs on a cluster. The points come from a call
+such as ``points = grid(["p-1h", "cvf-1h"], ANGLES, range(3), "mnist")``.
+
+With Dask, on workers with one thread each:
 
     with Client("scheduler:8786") as client:  # from distributed
         sweep(points, Path("fig1c"), client.get_executor())
@@ -14,8 +17,6 @@ With MPI, under ``mpiexec -n 9 python -m mpi4py.futures script.py``:
 
     with MPIPoolExecutor() as executor:  # from mpi4py.futures
         sweep(points, Path("fig1c"), executor)
-
-Both times, ``points = grid(["p-1h", "cvf-1h"], ANGLES, range(3), "mnist")``, for instance.
 """
 
 import argparse
@@ -45,8 +46,8 @@ from eqprop_np.rules import RULES, UNTIED, bptt
 from eqprop_np.training import Progress, Samples, begin_worker, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
-LAST = 5  # epochs over which a point's test error is the mean
-BATCHES = 20  # over which the angle before training is the mean
+LAST = 5  # number of last epochs over which a point's test error is averaged
+BATCHES = 20  # number of batches over which the angle before training is averaged
 
 Record = dict[str, Any]
 
@@ -62,13 +63,35 @@ def grid(
     train_size: int | None = None,
     **settings: Any,
 ) -> list[Configuration]:
-    """A point for each preset, angle and seed; where weights are tied there is no angle.
+    """Return one point per preset, angle and seed; presets with tied weights get only the angle 0.
 
     Parameters
     ----------
-    source : of the data (`eqprop_np.datasets.load`).
-    train_size : the first so many training images; None for all.
-    settings : fields of `Experiment` that override the presets'.
+    presets : iterable of str
+        Names in `eqprop_np.experiments.EXPERIMENTS`.
+    angles : iterable of float
+        Angles ψ in degrees between forward and backward weights at the start. Only rules with untied
+        weights use them.
+    seeds : iterable of int
+        Seeds of the runs.
+    source : str, default "auto"
+        Source of the data (`eqprop_np.datasets.load`).
+    train_size : int, optional
+        Number of training images, taken from the start. None uses all.
+    **settings : Any
+        Fields of `Experiment` that override the presets' values.
+
+    Returns
+    -------
+    list of Configuration
+        The points, each with one worker.
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of its range, or the data cannot be read or have too few images.
+    KeyError
+        If a name in ``presets`` is not a preset.
     """
     dataset = load(source)
     points = []
@@ -81,30 +104,50 @@ def grid(
 
 
 def point_name(point: Configuration) -> str:
-    """Such as "cep-1h-seed0" or "cvf-1h-22.5deg-seed0"."""
+    """Return a point's name, for example "cep-1h-seed0" or "cvf-1h-22.5deg-seed0".
+
+    Parameters
+    ----------
+    point : Configuration
+        A point of `grid`. The name shows its preset, angle and seed, and none of its other settings.
+
+    Returns
+    -------
+    str
+        The name. It shows an angle only if the rule unties the weights.
+    """
     experiment = point.experiment
     angle = f"-{experiment.angle:g}deg" if experiment.rule in UNTIED else ""
     return f"{experiment.name}{angle}-seed{point.seed}"
 
 
 def measure(point: Configuration) -> Record:
-    """Run a point here, with one BLAS thread.
+    """Train a point in this process with one BLAS thread and return its summary.
+
+    Parameters
+    ----------
+    point : Configuration
+        The run to train.
 
     Returns
     -------
-    The run's summary (`eqprop_np.report.summarize`), and ``update_angle``: see there.
+    Record
+        The run's summary (`eqprop_np.report.summarize`), with the angle of `update_angle` before training
+        as ``"update_angle"``.
 
     Raises
     ------
     DataError
-        If the data found here are others.
+        If the data set found on this machine is not that of the point.
     Diverged
-        If training fails.
+        If a state or a parameter is no longer finite.
     """
     with threadpool_limits(1, "blas"):
         dataset = load(point.source, progress=False)
         if dataset.name != point.dataset:
-            raise DataError(f"found {dataset.name}, not {point.dataset}")
+            raise DataError(
+                f"found {dataset.name}, not {point.dataset}: provide {point.dataset} on this machine"
+            )
         training, test = point.samples(dataset)
         dynamics = point.experiment.build(point.image, point.classes)
         progress = Progress.begin(point.experiment, dynamics, point.seed)
@@ -114,10 +157,27 @@ def measure(point: Configuration) -> Record:
 
 
 def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
-    """How far Theorem 1 is from being satisfied: the angle between Σ_t Δ_θ(t) and BPTT's −Σ_t ∇_θ(t).
+    """Return the angle in degrees between the rule's Σ_t Δ_θ(t) and BPTT's −Σ_t ∇_θ(t).
 
-    All parameters are one flat vector, and the angle, in degrees, is the mean over the first batches. The
-    first phase takes all its steps, in float64.
+    The angle is 0 where Theorem 1 holds exactly. All parameters form one flat vector, and the angle is the
+    mean over the first ``BATCHES`` batches. The free phase takes all its T steps, and the computation is in
+    float64.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The rule, its phases, the learning rates and the batch size.
+    dynamics : Dynamics
+        The dynamics of the network.
+    theta : Theta
+        The parameters. They are copied and not changed.
+    samples : Samples
+        The training samples. The batches are taken in order from the start.
+
+    Returns
+    -------
+    float
+        The mean angle, from 0 to 180.
     """
     rng = np.random.default_rng(0)
     theta = {name: value.astype(np.float64) for name, value in theta.items()}
@@ -138,21 +198,26 @@ def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, sampl
 
 
 def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) -> dict[str, str]:
-    """Measure the points that have no file in the directory yet, and write theirs.
+    """Measure the points that have no file in the directory yet and write one file for each.
 
     Parameters
     ----------
-    points : with different presets, angles or seeds.
-    executor : where to run them; they are all submitted at once.
+    points : sequence of Configuration
+        The points. Any two of them must differ in preset, angle or seed, because these form the file name.
+    directory : Path
+        Directory of the results. It is created if it is missing.
+    executor : Executor
+        Executor that runs the points. All points are submitted at once.
 
     Returns
     -------
-    The name of each point that failed, with the reason; both are on standard error too.
+    dict of str to str
+        The name of each failed point and the reason, which are also printed on standard error.
 
     Raises
     ------
     ValueError
-        If a file holds the point with other settings.
+        If a file in the directory holds a point with the same name and other settings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     todo = {point_name(point): point for point in points if not _finished(directory, point)}
@@ -167,7 +232,7 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
                 name = futures[future]
                 try:
                     record = future.result()
-                except Exception as error:  # whatever it is, it is that point's alone
+                except Exception as error:  # an error of any kind concerns only this point
                     failed[name] = f"{type(error).__name__}: {error}"
                     tqdm.write(f"{name} failed: {failed[name]}", file=sys.stderr)
                 else:
@@ -186,14 +251,14 @@ def _finished(directory: Path, point: Configuration) -> bool:
     if not path.exists():
         return False
     if Configuration.from_json(json.loads(path.read_text())["configuration"]) != point:
-        raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove it")
+        raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
 
 
 def _line(name: str, record: Record) -> str:
     return (
-        f"{name}: test error {_error(record):.2f} %, {record['update_angle']:.1f}° from BPTT before "
-        f"training, {record['seconds']:.0f} s"
+        f"{name}: test error {_error(record):.2f} %, angle to BPTT before training "
+        f"{record['update_angle']:.1f}°, {record['seconds']:.0f} s"
     )
 
 
@@ -202,7 +267,7 @@ def _error(record: Record) -> float:
 
 
 def _summarize(directory: Path) -> None:
-    """Write ``summary.json``, with a line for each point in the directory."""
+    """Write ``summary.json`` with one entry for each point in the directory."""
     records = [json.loads(path.read_text()) for path in sorted(directory.glob("*-seed*.json"))]
     lines = [
         {
@@ -222,7 +287,7 @@ def _summarize(directory: Path) -> None:
 
 
 class OwnProcesses(ThreadPoolExecutor):
-    """Runs each call in a new process, so that one that dies takes no other with it."""
+    """An executor that runs each call in a new process, so that a crash ends only one call."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(_in_own_process, function, *args, **kwargs)
@@ -234,7 +299,18 @@ def _in_own_process(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 (a point failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command and return its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line without the program's name. None uses ``sys.argv``.
+
+    Returns
+    -------
+    int
+        0, 1 (a point failed) or 2 (bad input). After an interruption the process ends with exit code 130.
+    """
     options = _parser().parse_args(arguments)
     settings = {} if options.epochs is None else {"epochs": options.epochs}
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -247,8 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on with what is missing", file=sys.stderr, flush=True)
-        os._exit(130)  # without waiting for the runs under way, which end with this process
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
+        os._exit(130)  # do not wait for the current runs: they end with this process
     finally:
         signal.signal(signal.SIGTERM, previous)
     print(options.out / "summary.json")
@@ -263,13 +339,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("presets", nargs="+", choices=EXPERIMENTS, metavar="PRESET", help=", ".join(EXPERIMENTS))
-    add("--angles", type=float, nargs="+", default=ANGLES, metavar="DEGREES", help="ψ of untied weights")
-    add("--seeds", type=int, nargs="+", default=[0], metavar="S")
-    add("--epochs", type=int, metavar="N", help="of each run (default: the preset's)")
-    add("--data", default="auto", help="as in eqprop_np.mnist")
-    add("--train-size", type=int, metavar="N", help="use the first N training images")
-    add("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="where the points are kept")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at a time")
+    add(
+        "--angles",
+        type=float,
+        nargs="+",
+        default=ANGLES,
+        metavar="DEGREES",
+        help="initial angles ψ of untied weights",
+    )
+    add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="seeds of the runs")
+    add("--epochs", type=int, metavar="N", help="epochs of each run; None: the preset's")
+    add("--data", default="auto", help="data set, as in eqprop_np.mnist")
+    add("--train-size", type=int, metavar="N", help="use only the first N training images; None: all")
+    add("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="directory of the results")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="number of runs at a time")
     return parser
 
 

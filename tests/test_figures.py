@@ -1,4 +1,4 @@
-"""The figures: what they show is what was computed, and a file is written whole or not at all."""
+"""Tests of the figures: they show the computed values, and a file is written completely or not at all."""
 
 import json
 from pathlib import Path
@@ -38,11 +38,11 @@ def test_fig1b_has_a_panel_for_each_of_the_papers() -> None:
         deltas, nablas = np.array(lines[::2]), np.array(lines[1::2])
         assert len(deltas) == len(nablas) == 6
         assert nablas.max() == pytest.approx(1)
-        assert np.abs(deltas).max() < axes.get_ylim()[1]  # nothing leaves the frame
+        assert np.abs(deltas).max() < axes.get_ylim()[1]  # no curve leaves the frame
         distances.append(np.abs(deltas - nablas).max())
     standard, continual, cnn = distances
     assert standard < 0.02
-    assert 0.1 < continual < 0.3  # they split, and can be seen to
+    assert 0.1 < continual < 0.3  # the two curves differ visibly
     assert cnn < 0.05
 
 
@@ -82,7 +82,7 @@ def test_fig1c_has_a_point_for_each_preset_and_angle_and_bars_over_seeds() -> No
     np.testing.assert_allclose(vf.lines[0].get_xydata(), [[21.0, 4.0], [43.5, 5.0]])  # ψ = 0, then 90
     assert not ep.has_yerr
     heights = [np.ptp(segment[:, 1]) for segment in vf.lines[2][1].get_segments()]
-    np.testing.assert_allclose(heights, 2)  # ± one standard deviation, of 3 and 5, say
+    np.testing.assert_allclose(heights, 2)  # ± one standard deviation of 1, for example of 3 and 5
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "EP-1h, 30 epochs",
         "C-VF-1h, 30 epochs",
@@ -117,7 +117,7 @@ def test_what_is_no_sweep_is_refused(
     assert main(["fig1c", "--runs", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not the summary of a sweep" in line
-    assert "run eqprop_np.sweep first" in line
+    assert "run python -m eqprop_np.sweep first" in line
 
 
 def test_a_mosaic_holds_each_tile_once() -> None:
@@ -130,7 +130,7 @@ def test_a_mosaic_holds_each_tile_once() -> None:
 
 @pytest.fixture
 def cnn(tmp_path: Path) -> tuple[Path, Path]:
-    """A checkpoint of a small CNN, and its data."""
+    """Return the checkpoint of a small CNN and its data directory."""
     data, out = write_bands(tmp_path / "bands", side=16), tmp_path / "run"
     arguments = ["--preset", "conv", "--channels", "2", "3", "--epochs", "1", "--workers", "1", "--quiet"]
     assert mnist.main([*arguments, "--data", str(data), "--out", str(out)]) == 0
@@ -148,7 +148,7 @@ def test_the_filters_and_the_steady_state_are_those_of_the_checkpoint(cnn: tuple
     filters, *grid = figure.axes
     drawn = np.asarray(filters.images[0].get_array())[:, :5]
     np.testing.assert_array_equal(drawn, progress.theta["w0-1"][:, :, 0, 0])
-    assert len(grid) == 2 * 4  # x, s¹, s² and ŷ of each
+    assert len(grid) == 2 * 4  # x, s¹, s² and ŷ of each sample
     _, free = free_phase(dynamics, progress.theta, samples.inputs(dynamics), phases)
     np.testing.assert_array_equal(grid[4].images[0].get_array(), samples.images[1])
     np.testing.assert_allclose(np.asarray(grid[5].images[0].get_array())[:, :6], free.state[0][1, :, :, 0])
@@ -166,8 +166,11 @@ def test_the_command_draws_filters_of_a_cnn_alone(
     other = str(write_bands(tmp_path / "other", side=6))
     capsys.readouterr()
     for arguments, words in (
-        (["--weights", str(dense / "checkpoint.npz"), "--data", data], "w0-1 is no convolution"),
-        (["--weights", weights, "--data", other], "is for images of (16, 16)"),
+        (["--weights", str(dense / "checkpoint.npz"), "--data", data], "w0-1 is not a convolution"),
+        (
+            ["--weights", weights, "--data", other],
+            "needs images of (16, 16) pixels, but the data have (6, 6)",
+        ),
         (["--weights", str(tmp_path / "none.npz"), "--data", data], "there is no such checkpoint"),
         (["--weights", weights, "--data", str(tmp_path / "none")], "none"),
     ):

@@ -1,6 +1,6 @@
-"""The command: what it prints, what it leaves behind, how it ends, and how it goes on.
+"""Tests of the main command: its output, its files, its exit codes, and resuming a run.
 
-Most tests call `main` in this process, on sixty images of 8 × 8 pixels; those of signals and of the
+Most tests call `main` in this process with sixty images of 8 × 8 pixels. The tests of signals and of the
 terminal start a process of their own.
 """
 
@@ -42,7 +42,7 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run the command in this process: its exit code and what it wrote."""
+    """Return a function that runs the command in this process and returns its exit code and output."""
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()
@@ -62,7 +62,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def options(data: Path) -> list[object]:
-    """A network that learns the bands in three quick epochs of three batches."""
+    """Options of a small network that learns the bands in three epochs of three batches."""
     return ["--data", data, "--hidden", 8, "--learning-rates", 0.3, 0.2, "--epochs", 3]
 
 
@@ -71,13 +71,13 @@ def read(path: Path) -> Any:
 
 
 def metrics(directory: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, without what the clock says."""
+    """Return the records of metrics.jsonl with the measured seconds set to 0."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) | {"seconds": 0} for line in lines]
 
 
 def assert_same_run(one: Path, two: Path) -> None:
-    """The same parameters, randomness and records, bit for bit."""
+    """Check that two runs have the same parameters, random state and records, bit for bit."""
     a, b = (checkpoint.load(directory / "checkpoint.npz")[1] for directory in (one, two))
     for name in a.theta:
         np.testing.assert_array_equal(a.theta[name], b.theta[name], err_msg=name)
@@ -90,7 +90,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-# --- what a run leaves behind
+# --- the files of a run
 
 
 def test_a_run_leaves_its_five_files(command: Command, options: list[object], tmp_path: Path) -> None:
@@ -150,13 +150,13 @@ def test_the_same_seed_is_the_same_run(command: Command, options: list[object], 
     assert metrics(tmp_path / "one") != metrics(tmp_path / "other")
 
 
-# --- what it prints
+# --- printed lines
 
 
 def test_it_prints_its_configuration_a_line_per_epoch_and_the_error(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
-    """And nothing on stderr, which is no terminal here: no bar."""
+    """Nothing goes to stderr: it is not a terminal here, so there is no progress bar."""
     out = tmp_path / "run"
     code, printed, err = command(*options, "--out", out)
     assert (code, err) == (0, "")
@@ -196,7 +196,7 @@ def test_glyphs_are_never_taken_for_mnist(command: Command, monkeypatch: Patch, 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_preset_runs(name: str, command: Command, tmp_path: Path) -> None:
-    """Its settings are the file's, but for what is overridden: here the sizes, which fit 16 × 16 pixels."""
+    """A run has the preset's settings except the overridden ones, such as sizes that fit 16 × 16 pixels."""
     data = write_bands(tmp_path / "larger", side=16)
     preset = EXPERIMENTS[name]
     smaller = ["--hidden", *([4] * len(preset.hidden))]
@@ -357,8 +357,8 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
     other = write_bands(tmp_path / "other")
     path = out / "checkpoint.npz"
     for arguments, words in (
-        ([path, "--preset", "p-2h"], "is of preset p-1h, not p-2h"),
-        ([path, "--data", other], "belongs to bands, but the data found are other: say --data"),
+        ([path, "--preset", "p-2h"], "has preset p-1h, not p-2h: leave out --preset"),
+        ([path, "--data", other], "was trained on bands, but the data found are other: give the data"),
         ([tmp_path / "none.npz"], "there is no such checkpoint"),
         ([out / "config.json"], "not a whole checkpoint"),
         ([path, "--hidden", 4], "--evaluate"),
@@ -370,7 +370,7 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
 
 
 def assert_refused(outcome: Outcome, words: str) -> None:
-    """Exit code 2, one line on stderr that says why, nothing on stdout."""
+    """Check for exit code 2, one line with the reason on stderr, and nothing on stdout."""
     code, printed, err = outcome
     assert (code, printed) == (2, "")
     assert err.startswith("error: ")
@@ -414,8 +414,8 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--data", "nowhere"], "no directory nowhere"),
         (["--resume", "nowhere"], "there is no such checkpoint"),
         (["--resume", "a", "--evaluate", "b"], "--evaluate"),
-        (["--out", "file"], "cannot make the run directory"),
-        (["--out", "file/below"], "cannot make the run directory"),
+        (["--out", "file"], "cannot create the run directory"),
+        (["--out", "file/below"], "cannot create the run directory"),
     ],
     ids=str,
 )
@@ -445,7 +445,7 @@ def test_an_unfinished_run_is_not_overwritten(
     assert command(*options, "--out", out).code == 130
     monkeypatch.undo()
     before = contents(out)
-    assert_refused(command(*options, "--out", out), f"{out} holds an unfinished run: --resume it")
+    assert_refused(command(*options, "--out", out), f"{out} holds an unfinished run: use --resume")
     assert contents(out) == before
 
 
@@ -453,7 +453,7 @@ def test_an_unfinished_run_is_not_overwritten(
 
 
 def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
-    """Press Ctrl-C within a batch, before its gradient descends."""
+    """Raise SIGINT within a batch, before its gradient is applied to the parameters."""
     seen = 0
 
     def sgd(*arguments: Any) -> None:
@@ -484,7 +484,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         interrupt_after(batches, patch)
         code, printed, err = command(*options, *more, "--out", parts)
     assert code == 130
-    assert err == f"interrupted; to go on: python -m eqprop_np.mnist --resume {parts}\n"
+    assert err == f"interrupted; to continue: python -m eqprop_np.mnist --resume {parts}\n"
     assert "after" not in printed.splitlines()[-1]
     _, progress = checkpoint.load(parts / "checkpoint.npz")
     assert 3 * progress.epoch + progress.batch == batches, "the batch under way was finished"
@@ -515,7 +515,7 @@ def test_interrupted_again_and_again(
 def test_a_second_ctrl_c_ends_it_at_once(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """The last checkpoint stays, that of the first epoch."""
+    """The last checkpoint, which is that of the first epoch, stays."""
     out = tmp_path / "run"
     interrupt_after(5, monkeypatch, signals=2)
     code, _, err = command(*options, "--out", out)
@@ -532,7 +532,7 @@ def test_ctrl_c_is_given_back(command: Command, options: list[object], tmp_path:
 
 
 def test_epochs_are_the_total_on_resume(command: Command, options: list[object], tmp_path: Path) -> None:
-    """More of them make the same run as if they had been asked for at once; as many, no difference."""
+    """A larger total gives the same run as starting with it. The same total changes nothing."""
     through, parts = tmp_path / "through", tmp_path / "parts"
     command(*options, "--epochs", 5, "--out", through)
     command(*options, "--epochs", 2, "--out", parts)
@@ -544,17 +544,17 @@ def test_epochs_are_the_total_on_resume(command: Command, options: list[object],
     last = command("--resume", parts, "--quiet").out
     assert last.splitlines()[-1] == printed[-1]
     assert_same_run(through, parts)
-    assert_refused(command("--resume", parts, "--epochs", 4), "--epochs 4, but 5 are done: it is the total")
+    assert_refused(command("--resume", parts, "--epochs", 4), "--epochs 4 was given, but epoch 5 has ended")
 
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_a_new_total_of_epochs_counts_at_once(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """In all files, also if no epoch is left or none ends; not if the weights have moved since."""
+    """All files get the new total, even if no epoch is left or none ends. It must cover each begun epoch."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        interrupt_after(7, patch, signals=2)  # at once, after two epochs of three batches
+        interrupt_after(7, patch, signals=2)  # two SIGINTs end it at once, after two epochs of three batches
         assert command(*options, "--out", out).code == 130
     assert command("--resume", out, "--epochs", 2).code == 0
     configuration, progress = checkpoint.load(out / "checkpoint.npz")
@@ -566,20 +566,23 @@ def test_a_new_total_of_epochs_counts_at_once(
         == read(out / "config.json")
         == json.loads(json.dumps(configuration.to_json()))
     )
-    for signals in (2, 1):  # at once, which saves nothing; after the batch, which saves it
+    for signals in (2, 1):  # 2: ends at once without saving; 1: after the batch, saving
         with monkeypatch.context() as patch:
             interrupt_after(1, patch, signals)
             assert command("--resume", out, *(["--epochs", 4] if signals == 2 else [])).code == 130
         configuration, _ = checkpoint.load(out / "checkpoint.npz")
         assert configuration.experiment.epochs == 4
     refused = command("--resume", out, "--epochs", 2)
-    assert_refused(refused, "--epochs 2, but 3 are begun: it is the total")
+    assert_refused(
+        refused,
+        "--epochs 2 was given, but epoch 3 has begun: --epochs is the total number, so give at least 3",
+    )
 
 
 def test_metrics_left_over_by_a_crash_are_not_kept_twice(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
-    """A checkpoint without its line, or a line cut short: the checkpoint counts."""
+    """If a line is missing, repeated or truncated, the lines are restored from the checkpoint."""
     out = tmp_path / "run"
     command(*options, "--epochs", 2, "--out", out)
     lines = (out / "metrics.jsonl").read_text()
@@ -610,7 +613,8 @@ def test_a_resumed_run_keeps_its_settings(
     command(*options, "--out", tmp_path / "run")
     before = contents(tmp_path / "run")
     assert_refused(
-        command("--resume", tmp_path / "run", *setting), f"{setting[0]}: a saved run keeps its settings"
+        command("--resume", tmp_path / "run", *setting),
+        f"{setting[0]} was given, but a saved run keeps its settings",
     )
     assert contents(tmp_path / "run") == before
 
@@ -632,17 +636,17 @@ def test_fewer_images_than_before_are_not_gone_on_with(
     shutil.rmtree(data)
     write_bands(data, train=50)
     refused = command("--resume", tmp_path / "run", "--epochs", 4)
-    assert_refused(refused, "trains on 60 images, but the data have fewer: say --data")
+    assert_refused(refused, "was trained on 60 images, but the data found have fewer")
 
 
-# --- divergence and other misfortunes
+# --- divergence and a full disk
 
 
 @pytest.mark.filterwarnings("error")
 def test_divergence_keeps_the_last_good_checkpoint(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
-    """The rates grow by 10⁵⁰ after the first epoch, and float32 ends at 10³⁸."""
+    """The rates grow by a factor of 10⁵⁰ after the first epoch, and float32 overflows above 10³⁸."""
     out = tmp_path / "run"
     code, printed, err = command(*options, "--rate-decay", 1e50, "--out", out)
     assert code == 3
@@ -658,7 +662,7 @@ def test_divergence_keeps_the_last_good_checkpoint(
 def test_divergence_from_the_start_leaves_no_checkpoint(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
-    """So that the directory can be used again."""
+    """The directory can therefore be used again."""
     out = tmp_path / "run"
     assert command(*options, "--learning-rates", 1e39, 1e39, "--out", out).code == 3
     assert not (out / "checkpoint.npz").exists()
@@ -676,7 +680,7 @@ def test_a_full_disk_is_one_line(
     assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
 
 
-# --- as a process
+# --- in a process of its own
 
 
 def environment() -> dict[str, str]:
@@ -706,7 +710,7 @@ def test_exit_codes_and_streams_of_the_process(options: list[object], tmp_path: 
 def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
     workers: int, options: list[object], tmp_path: Path, command: Command
 ) -> None:
-    """Sent to the whole group, as a terminal does, workers and all."""
+    """SIGINT goes to the whole process group, workers included, as from a terminal."""
     parts, through = tmp_path / "parts", tmp_path / "through"
     settings = [*options, "--workers", workers, "--epochs", 100_000]
     process = start(*settings, "--out", parts, start_new_session=True)
@@ -716,7 +720,7 @@ def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err == f"interrupted; to go on: python -m eqprop_np.mnist --resume {parts}\n"
+    assert err == f"interrupted; to continue: python -m eqprop_np.mnist --resume {parts}\n"
     _, progress = checkpoint.load(parts / "checkpoint.npz")
     total = progress.epoch + 2
     assert command("--resume", parts, "--epochs", total).code == 0
@@ -726,7 +730,7 @@ def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
 def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> None:
-    """On stderr alone, with the batches, the epoch and the running error; and --quiet has none."""
+    """It is only on stderr and shows batches, epoch and running error. With --quiet there is no bar."""
     import fcntl
     import pty
     import termios
@@ -734,7 +738,7 @@ def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> 
     def shown(*more: object) -> str:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-        slow = ["--tol", 0, "--free-steps", 6000]  # the bar moves ten times a second at most
+        slow = ["--tol", 0, "--free-steps", 6000]  # the bar is updated at most ten times a second
         process = start(*options, *slow, *more, "--out", tmp_path / f"run{len(more)}", stderr=slave)
         os.close(slave)
         out, _ = process.communicate(timeout=60)
@@ -752,7 +756,7 @@ def read_all(descriptor: int) -> str:
     try:
         while chunk := os.read(descriptor, 1 << 16):
             chunks.append(chunk)
-    except OSError:  # the other end is closed
+    except OSError:  # raised when the other end is closed
         pass
     os.close(descriptor)
     return b"".join(chunks).decode()

@@ -1,4 +1,4 @@
-"""The sweep: a point is a run, finished ones stay, and one that fails takes no other with it."""
+"""Tests of the sweep: each point is a run, finished points are kept, and a failure affects only one point."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def executor() -> Executor:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the points measured, in a sweep that need not wait for them."""
+    """Replace `measure` by a function that trains nothing, and return the names of the measured points."""
     names: list[str] = []
 
     def instead(point: Configuration) -> sweep.Record:
@@ -71,7 +71,7 @@ def test_a_grid_has_every_angle_where_weights_are_untied() -> None:
     ]
     assert {(point.train_size, point.experiment.epochs) for point in found} == {(50, 3)}
     assert found[-1].experiment == replace(EXPERIMENTS["cvf-1h"], angle=90, epochs=3)
-    assert grid(["conv"], (0,), [0], "glyphs")[0].experiment.workers == 1  # each run has one process
+    assert grid(["conv"], (0,), [0], "glyphs")[0].experiment.workers == 1  # one process per run
 
 
 def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_the_angle_grows_with_that_of_the_weights_and_the_rate() -> None:
     assert angle(**(vf | {"rule": "cvf"}), learning_rates=(0.1, 0.1)) > angles[0] + 1
 
 
-# --- what is kept
+# --- the files of a sweep
 
 
 def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
@@ -151,11 +151,11 @@ def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
         ("cvf-1h", 22.5, 52.5),
         ("p-1h", 0, 30),
     ]
-    # The mean over the last five epochs of 0, 1, …, 6.
+    # The test errors of the epochs are 0, 1, …, 6, and the mean of the last five is 4.
     assert {(line["seed"], line["epochs"], line["test_error"]) for line in lines} == {(3, 7, 4.0)}
     shown = capsys.readouterr()
-    assert "cvf-1h-22.5deg-seed3: test error 4.00 %, 52.5° from BPTT before training" in shown.out
-    assert shown.err == ""  # no bar where there is no terminal
+    assert "cvf-1h-22.5deg-seed3: test error 4.00 %, angle to BPTT before training 52.5°" in shown.out
+    assert shown.err == ""  # stderr is not a terminal, so there is no bar
 
 
 def test_a_restart_does_what_is_missing(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
@@ -210,7 +210,7 @@ def test_an_interrupt_cancels_what_has_not_begun(
     assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 1
 
 
-# --- processes, and clusters
+# --- processes and clusters
 
 
 def test_a_process_that_dies_takes_no_other_with_it() -> None:
@@ -237,7 +237,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None:
-    """Its pipe closes when the last process that holds it has ended."""
+    """`communicate` returns only when the last process that holds the pipe has ended."""
     out = tmp_path / "sweep"
     command = [sys.executable, "-m", "eqprop_np.sweep", "p-2h", "--data", "glyphs", "--out", str(out)]
     here = {"PYTHONPATH": str(Path(sweep.__file__).parents[1])}
@@ -247,11 +247,11 @@ def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None
     while not out.exists():
         assert running.poll() is None
         time.sleep(0.05)
-    time.sleep(1)  # a run may have begun, or not
+    time.sleep(1)  # at this time a run may or may not have begun
     running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=20)
     assert running.returncode == 130
-    assert "the same command goes on with what is missing" in err
+    assert "run the same command again to continue" in err
 
 
 def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
@@ -260,7 +260,9 @@ def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
     cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
         failed = sweep.sweep([bad, *points()[1:]], tmp_path, client.get_executor())
-    assert failed == {NAMES[0]: "DataError: found glyphs (not MNIST), not other"}
+    assert failed == {
+        NAMES[0]: "DataError: found glyphs (not MNIST), not other: provide other on this machine"
+    }
     assert {path.stem for path in tmp_path.iterdir()} == {*NAMES[1:], "summary"}
     here = measure(points()[1])["history"][0]["test_error"]
     assert json.loads((tmp_path / f"{NAMES[1]}.json").read_text())["history"][0]["test_error"] == here
