@@ -168,7 +168,7 @@ def test_the_command_draws_filters_of_a_cnn_alone(
     for arguments, words in (
         (["--weights", str(dense / "checkpoint.npz"), "--data", data], "w0-1 is no convolution"),
         (["--weights", weights, "--data", other], "is for images of (16, 16)"),
-        (["--weights", str(tmp_path / "none.npz"), "--data", data], "there is no such checkpoint"),
+        (["--weights", str(tmp_path / "none.npz"), "--data", data], "the checkpoint does not exist"),
         (["--weights", weights, "--data", str(tmp_path / "none")], "none"),
     ):
         assert main(["filters", *arguments, "--out", out]) == 2
