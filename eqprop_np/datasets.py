@@ -1,11 +1,11 @@
-"""Where the images come from: MNIST, any other four IDX files, or digits drawn from fonts.
+"""Load the images: MNIST, any other four IDX files, or digits drawn from fonts.
 
-MNIST is looked for in the directory that the environment variable EQPROP_NP_DATA names, in
-``data/mnist``, in the user's cache and on the network. Each of its files counts only if the
-SHA-256 of its decompressed payload is the known one. Where all this fails, `glyphs` draws digits
-of its own, so that a machine without a network can learn something too.
+MNIST is searched for in four places, in this order: the directory that the environment variable
+EQPROP_NP_DATA names, ``data/mnist``, the user's cache, and the network. A file is accepted as MNIST's
+only if the SHA-256 of its decompressed payload is the known one. If MNIST cannot be found, `glyphs`
+draws a substitute, so that training also works on a machine without a network.
 
-Images and labels stay unsigned bytes; whoever trains on them scales them.
+Images and labels are stored as unsigned bytes. The training code scales the images.
 """
 
 import gzip
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 Bytes = NDArray[np.uint8]
 
-SHA256 = {  # of MNIST's payloads, in the order of Dataset's fields
+SHA256 = {  # of MNIST's decompressed files, in the order of Dataset's fields
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -41,39 +41,43 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-TIMEOUT = 4.0  # seconds that a mirror may keep silent
-DEADLINE = 300.0  # seconds that one file may take
-MAX_DOWNLOAD = 16 << 20  # bytes; the largest of MNIST's files has 10 million, gzipped
-MAX_PAYLOAD = 1 << 30  # bytes; a header that announces more is taken for a mistake
+TIMEOUT = 4.0  # seconds to wait for an answer, or for more data, from a mirror
+DEADLINE = 300.0  # seconds that the download of one file may take
+MAX_DOWNLOAD = 16 << 20  # bytes; the largest gzipped file of MNIST has 10 million
+MAX_PAYLOAD = 1 << 30  # bytes; a header that specifies more is treated as an error
 
-FONTS = (  # matplotlib brings them along, so every machine draws the same digits
+FONTS = (  # matplotlib includes these fonts, so every machine draws the same digits
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"),
 )
-CANVAS = 64  # pixels along the side of a stencil; the digit on it is about 48 high
+CANVAS = 64  # width and height of a stencil in pixels; its digit is about 48 pixels high
 
 
 class DataError(ValueError):
-    """Data that is missing or wrong: one line that says what is wrong, and what to do."""
+    """Raised if data are missing or wrong. The message is one line: what is wrong, then what to do."""
 
 
 class _Offline(DataError):
-    """No mirror gave MNIST."""
+    """Raised if no mirror provides MNIST."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test set of grey images, N of H × W pixels, each of one class.
+    """A training set and a test set of labelled grey images.
 
     Attributes
     ----------
-    name : "mnist", "glyphs (not MNIST)", or the name of the directory that was given.
-    train_images, test_images : (N, H, W), from 0 for black to 255 for white.
-    train_labels, test_labels : (N,), each in 0 … classes − 1.
-    classes : 1 + the largest label of either set, at least 2.
+    name : str
+        "mnist", "glyphs (not MNIST)", or the name of the directory that was given.
+    train_images, test_images : ndarray of uint8, shape (N, H, W)
+        The pixels, from 0 (black) to 255 (white). The two sets may differ in N only.
+    train_labels, test_labels : ndarray of uint8, shape (N,)
+        The class of each image, from 0 to classes − 1.
+    classes : int
+        1 + the largest label in either set, and at least 2.
     """
 
     name: str
@@ -85,18 +89,28 @@ class Dataset:
 
 
 def load(source: str = "auto", *, progress: bool = False) -> Dataset:
-    """Find a data set.
+    """Load the data set that `source` names.
 
     Parameters
     ----------
-    source : "mnist"; "auto", which is MNIST if it can be had and else the glyphs; "glyphs"; or a
-        directory with four IDX files named like MNIST's, of any image size and number of classes.
-    progress : whether a download shows bars on stderr.
+    source : str
+        "mnist", "glyphs", "auto" or a directory. "auto" loads MNIST if it is available and the
+        glyphs otherwise. A directory must contain four IDX files with the names of MNIST's files;
+        any image size and any number of classes are allowed.
+    progress : bool
+        Whether to show a progress bar on stderr for each file that is downloaded.
+
+    Returns
+    -------
+    Dataset
+        The training set and the test set.
 
     Raises
     ------
-    DataError : if files are missing, damaged, at odds with each other or, under "mnist" and
-        "auto", not MNIST's; under "mnist" also if no mirror can be reached.
+    DataError
+        If a file is missing or damaged, or if the files do not fit each other. With "mnist" or
+        "auto" also if a file in EQPROP_NP_DATA's directory or in ``data/mnist`` is not MNIST's.
+        With "mnist" also if no mirror provides MNIST.
     """
     if source == "glyphs":
         return glyphs()
@@ -111,7 +125,7 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
         place = root / "data" / "mnist"
         if any(_find(place, file) for file in SHA256):
             return _directory(place, mnist=True)
-    with suppress(DataError):  # an absent or damaged cache is ours to renew
+    with suppress(DataError):  # a missing or damaged cache is downloaded again
         return _directory(_cache() / "mnist", mnist=True)
     try:
         return _download(progress)
@@ -122,35 +136,56 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
 
 
 def read_idx(path: str | os.PathLike[str]) -> Bytes:
-    """Read an IDX file of unsigned bytes, gzipped or raw whatever its name says.
+    """Read an IDX file of unsigned bytes, gzipped or raw.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Its content decides whether it is decompressed; its name does not matter.
 
     Returns
     -------
-    The images, (N, H, W), or the labels, (N,).
+    ndarray of uint8, shape (N, H, W) or (N,)
+        The images or the labels.
 
     Raises
     ------
-    DataError : if there is no such file, or it is not IDX, empty, damaged, too short or too long.
+    DataError
+        If the file does not exist, is not an IDX file, is empty or damaged, or is shorter or longer
+        than its header specifies.
     """
     return _read(Path(path))[0]
 
 
 def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
-    """Draw distorted digits of 28 × 28 pixels from matplotlib's fonts, or take them from the cache.
+    """Draw distorted digits of 28 × 28 pixels from matplotlib's fonts, or load them from the cache.
 
-    A linear classifier errs on some 10 % of the test set, a hidden layer of 512 units on some 2 %,
-    much as on MNIST. The classes are balanced. The same arguments give the same bytes, as long as
-    NumPy, SciPy and matplotlib stay the same.
+    The test error of a linear classifier is about 10 %. With a hidden layer of 512 units it is about
+    2 %. Both are similar to the errors on MNIST. The classes are balanced. Equal arguments give equal
+    bytes if the versions of NumPy, SciPy and matplotlib are also equal.
+
+    Parameters
+    ----------
+    train, test : int
+        The number of training images, at least 10, and of test images, at least 1.
+    seed : int
+        The seed of the random generator.
+
+    Returns
+    -------
+    Dataset
+        The images of the ten digits, under the name "glyphs (not MNIST)".
 
     Raises
     ------
-    DataError : if `train` is too small to hold all ten digits, or `test` is not positive.
+    DataError
+        If `train` is less than 10, so that a digit is missing, or if `test` is less than 1.
     """
     if train < 10 or test < 1:
-        raise DataError(f"{train} training and {test} test glyphs; ask for 10 and 1 at least")
+        raise DataError(f"got {train} training and {test} test glyphs; at least 10 and 1 are needed")
     name = "glyphs (not MNIST)"
-    path = _cache() / f"glyphs-1-{train}-{test}-{seed}.npz"  # count the 1 up if `_draw` changes
-    with suppress(Exception), np.load(path) as kept:  # whatever ails the file, drawing cures it
+    path = _cache() / f"glyphs-1-{train}-{test}-{seed}.npz"  # increment the 1 if `_draw` changes
+    with suppress(Exception), np.load(path) as kept:  # if the file is unusable, draw again
         return _dataset(name, [*kept.values()], path)
 
     rng = np.random.default_rng(seed)
@@ -158,7 +193,7 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
     arrays = []
     for count in (train, test):
         labels = rng.permutation(np.arange(count) % 10).astype(np.uint8)
-        pieces = np.array_split(labels, math.ceil(count / 1000))  # to bound the memory
+        pieces = np.array_split(labels, math.ceil(count / 1000))  # limits the memory
         arrays += [np.concatenate([_draw(stencils, piece, rng) for piece in pieces]), labels]
     file = io.BytesIO()
     np.savez(file, *arrays)
@@ -167,17 +202,19 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
 
 
 def _directory(directory: Path, mnist: bool = False) -> Dataset:
-    """The data set of the four files in a directory; if `mnist`, only MNIST will do."""
+    """Return the data set of the four files in a directory. If `mnist`, refuse any other than MNIST."""
     if not os.path.isdir(directory):
-        raise DataError(f"no directory {directory}; give auto, mnist, glyphs or a directory")
+        raise DataError(f"{directory} is not a directory; give an existing one, or auto, mnist or glyphs")
     arrays, digests = [], []
     for file in SHA256:
         path = _find(directory, file)
         if path is None:
-            raise DataError(f"{directory} lacks {file} (or {file}.gz); put it there")
+            raise DataError(f"{directory} contains neither {file} nor {file}.gz; add one of them")
         array, digest = _read(path)
         if mnist and digest != SHA256[file]:
-            raise DataError(f"{path}: not MNIST's; replace it, or give its directory as the source")
+            raise DataError(
+                f"{path}: the file is not MNIST's; replace it, or give its directory as the data source"
+            )
         arrays.append(array)
         digests.append(digest)
     genuine = digests == [*SHA256.values()]
@@ -185,28 +222,31 @@ def _directory(directory: Path, mnist: bool = False) -> Dataset:
 
 
 def _find(directory: Path, file: str) -> Path | None:
-    # Gzipped first: what a download puts into the cache hides a damaged raw file.
+    # The gzipped file is first, so that a downloaded file is used instead of a damaged raw one.
     paths = (directory / f"{file}.gz", directory / file)
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def _dataset(name: str, arrays: list[Bytes], where: object) -> Dataset:
-    """Put four arrays together if they fit each other."""
+    """Return the data set of four arrays, or raise DataError if they do not fit each other."""
     train_images, train_labels, test_images, test_labels = arrays
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         if images.ndim != 3 or labels.ndim != 1:
-            raise DataError(f"{where}: images and labels are mixed up; give each file its name")
+            raise DataError(
+                f"{where}: images must have 3 dimensions and labels 1, "
+                f"got {images.ndim} and {labels.ndim}; check the file names"
+            )
         if len(images) != len(labels):
             counts = f"{len(images)} images but {len(labels)} labels"
-            raise DataError(f"{where}: {counts}; give each image one label")
+            raise DataError(f"{where}: got {counts}; provide one label for each image")
     if train_images.shape[1:] != test_images.shape[1:]:
-        sizes = f"{train_images.shape[1:]} in training but {test_images.shape[1:]} in the test"
-        raise DataError(f"{where}: images of size {sizes}; give all the same size")
+        sizes = f"{train_images.shape[1:]} in the training set but {test_images.shape[1:]} in the test set"
+        raise DataError(f"{where}: the images have size {sizes}; use one size for all images")
     classes = max(2, 1 + int(train_labels.max()), 1 + int(test_labels.max()))
     missing = np.setdiff1d(np.arange(classes), train_labels)
     if len(missing):
-        gap = f"labels up to {classes - 1}, but {missing[0]} is not among the training labels"
-        raise DataError(f"{where}: {gap}; number the classes from 0 without a gap")
+        gap = f"the training labels must include 0 to {classes - 1}, but {missing[0]} is missing"
+        raise DataError(f"{where}: {gap}; number the classes from 0 without gaps")
     return Dataset(name, *arrays, classes)
 
 
@@ -215,53 +255,55 @@ def _read(path: Path) -> tuple[Bytes, str]:
         with path.open("rb") as stream:
             return _decode(stream, path)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}); replace it") from error
+        raise DataError(f"{path}: the file cannot be read ({error}); replace it") from error
 
 
 def _decode(stream: BinaryIO, where: object) -> tuple[Bytes, str]:
-    """The array of an IDX stream, gzipped or raw, and the SHA-256 of its decompressed payload."""
+    """Return the array of an IDX stream, gzipped or raw, and the SHA-256 of its decompressed payload."""
     zipped = stream.read(2) == b"\x1f\x8b"
     stream.seek(0)
     payload = gzip.GzipFile(fileobj=stream) if zipped else stream
     magic = payload.read(4)
     if magic not in (b"\0\0\x08\x01", b"\0\0\x08\x03"):
         wanted = "0x00000801 (labels) or 0x00000803 (images)"
-        raise DataError(f"{where}: its magic number is 0x{magic.hex()}; give a file with {wanted}")
+        raise DataError(f"{where}: the magic number is 0x{magic.hex()}; give a file with {wanted}")
     header = payload.read(4 * magic[3])
     if len(header) < 4 * magic[3]:
-        raise DataError(f"{where}: ends within its header; replace it")
+        raise DataError(f"{where}: the file ends inside its header; replace it")
     shape = np.frombuffer(header, ">u4").tolist()
     size = math.prod(shape)
     if not 0 < size <= MAX_PAYLOAD:
-        raise DataError(f"{where}: its header announces {size} bytes; give 1 to {MAX_PAYLOAD}")
-    body = payload.read(size + 1)  # one more shows that there is more; a gzip bomb stops here
+        raise DataError(f"{where}: the header specifies {size} bytes; give a file with 1 to {MAX_PAYLOAD}")
+    body = payload.read(size + 1)  # the extra byte detects excess data without inflating all of it
     if len(body) != size:
         fault = "shorter" if len(body) < size else "longer"
-        raise DataError(f"{where}: {fault} than the {size} bytes its header announces; replace it")
-    array = np.frombuffer(body, np.uint8).reshape(shape).copy()  # writeable, unlike the bytes
+        raise DataError(
+            f"{where}: the data are {fault} than the {size} bytes that the header specifies; replace the file"
+        )
+    array = np.frombuffer(body, np.uint8).reshape(shape).copy()  # the copy is writeable
     return array, hashlib.sha256(magic + header + body).hexdigest()
 
 
 def _download(progress: bool) -> Dataset:
-    """MNIST from the first mirror that has all of it, kept in the cache for the next time."""
+    """Download MNIST from the first mirror that provides all four files, and store it in the cache."""
     problems = []
     for mirror in MIRRORS:
         try:
             files = {file: _fetch(mirror, file, progress) for file in SHA256}
         except (OSError, EOFError, zlib.error, HTTPException, DataError) as error:
-            problems.append(" ".join(f"{mirror}: {error}".split()))  # on one line
+            problems.append(" ".join(f"{mirror}: {error}".split()))  # removes line breaks
             continue
         for file, (content, _) in files.items():
             _keep(_cache() / "mnist" / f"{file}.gz", content)
         return _dataset("mnist", [array for _, array in files.values()], mirror)
     raise _Offline(
         f"MNIST cannot be downloaded ({'; '.join(problems)}); "
-        "set EQPROP_NP_DATA to a directory with its four files, or take the glyphs"
+        "set EQPROP_NP_DATA to a directory with its four files, or use the data set glyphs"
     )
 
 
 def _fetch(mirror: str, file: str, progress: bool) -> tuple[bytes, Bytes]:
-    """One of MNIST's files, as it came and decoded."""
+    """Download one of MNIST's files. Return its gzipped content and the decoded array."""
     content = bytearray()
     end = time.monotonic() + DEADLINE
     with (
@@ -272,20 +314,20 @@ def _fetch(mirror: str, file: str, progress: bool) -> tuple[bytes, Bytes]:
             content += chunk
             bar.update(len(chunk))
             if len(content) > MAX_DOWNLOAD:
-                raise DataError(f"{file}: more than {MAX_DOWNLOAD} bytes")
+                raise DataError(f"{file}: the mirror sent more than {MAX_DOWNLOAD} bytes")
             if time.monotonic() > end:
-                raise TimeoutError(f"{file}: not complete after {DEADLINE:g} seconds")
+                raise TimeoutError(f"{file}: the download is not complete after {DEADLINE:g} seconds")
     array, digest = _decode(io.BytesIO(content), file)
     if digest != SHA256[file]:
-        raise DataError(f"{file}: wrong checksum")
+        raise DataError(f"{file}: the checksum is not that of MNIST's file")
     return bytes(content), array
 
 
 def _open(url: str) -> HTTPResponse:
-    """Open `url` within TIMEOUT in all.
+    """Open `url`, or raise TimeoutError after TIMEOUT seconds in total.
 
-    A thread, because urllib's own time-out spares the look-up of the name and starts anew for each
-    address of the host: behind some firewalls that adds up to minutes.
+    The request runs in a thread. The timeout of urllib does not include the name look-up, and it
+    restarts for each address of the host. Behind some firewalls this takes minutes in total.
     """
     answers: queue.SimpleQueue[HTTPResponse | Exception] = queue.SimpleQueue()
 
@@ -299,7 +341,7 @@ def _open(url: str) -> HTTPResponse:
     try:
         answer = answers.get(timeout=TIMEOUT)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {TIMEOUT:g} seconds") from None
+        raise TimeoutError(f"the mirror did not answer within {TIMEOUT:g} seconds") from None
     if isinstance(answer, Exception):
         raise answer
     return answer
@@ -310,7 +352,7 @@ def _cache() -> Path:
 
 
 def _keep(path: Path, content: bytes) -> None:
-    """Write a file of the cache, whole or not at all; failing to costs time but breaks nothing."""
+    """Write a file of the cache atomically. Errors are ignored, because the cache is optional."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=path.parent) as scratch:
@@ -320,8 +362,8 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _stencils() -> NDArray[np.float32]:
-    """Each digit in each font, large and centred: (fonts, 10, CANVAS, CANVAS)."""
-    import matplotlib  # here, because only the glyphs need it
+    """Return a large, centred image of each digit in each font, shape (fonts, 10, CANVAS, CANVAS)."""
+    import matplotlib  # imported here, because only the glyphs need it
     from matplotlib.ft2font import FT2Font
     from scipy.ndimage import gaussian_filter
 
@@ -336,22 +378,23 @@ def _stencils() -> NDArray[np.float32]:
             height, width = image.shape
             top, left = (CANVAS - height) // 2, (CANVAS - width) // 2
             stencils[i, digit, top : top + height, left : left + width] = image
-    return gaussian_filter(stencils, (0, 0, 1, 1))  # against aliasing, since `_draw` shrinks them
+    return gaussian_filter(stencils, (0, 0, 1, 1))  # prevents aliasing, because `_draw` shrinks them
 
 
 def _draw(stencils: NDArray[np.float32], labels: Bytes, rng: np.random.Generator) -> Bytes:
-    """A digit for each label, (N, 28, 28): from a random font, bent, dimmed, and with noise.
+    """Return an image for each label, shape (N, 28, 28), in a random font, distorted and with noise.
 
-    Its pixel r shows the point A (r + d(r)) of the stencil, both counted from the centre, where A
-    is a random linear map, and d a random shift plus a smooth random displacement.
+    Pixel r of the image shows the point A (r + d(r)) of the stencil. Both positions are measured
+    from the centre. A is a random linear map. d is a random shift plus a smooth random displacement.
+    The image is then dimmed at random, and noise is added.
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
     n = len(labels)
-    # 2.4 shrinks a digit to a height of 20 pixels, as in MNIST.
+    # The factor 2.4 reduces the height of a digit to 20 pixels, as in MNIST.
     linear = 2.4 * (np.eye(2) + rng.normal(0, 0.15, (n, 2, 2)))
     shift = rng.normal(0, 0.8, (n, 2, 1, 1))
-    # The blur leaves a standard deviation of 0.8 pixels of the 11.
+    # The blur reduces the standard deviation from 11 to 0.8 pixels.
     bend = gaussian_filter(rng.normal(0, 11, (n, 2, 28, 28)), (0, 0, 4, 4))
     pixels = np.mgrid[:28, :28] - 13.5
     points = np.einsum("nij,njrc->inrc", linear, pixels + shift + bend) + (CANVAS - 1) / 2

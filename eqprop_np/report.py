@@ -1,7 +1,7 @@
-"""What a run shows and leaves behind: lines, a progress bar, and the files of its directory.
+"""Report on a run: print lines, show a progress bar, and write the files of its directory.
 
-``config.json``, ``metrics.jsonl`` (a line per epoch), ``checkpoint.npz``, and at the end
-``summary.json`` and ``curves.png``.
+The files are ``config.json``, ``metrics.jsonl`` (one line per epoch) and ``checkpoint.npz``. At the end
+of the run, ``summary.json`` and ``curves.png`` are added.
 """
 
 import json
@@ -27,12 +27,16 @@ from eqprop_np.training import Progress
 
 
 class Report:
-    """Tells of one run as it goes.
+    """Report on one run while it trains.
 
     Parameters
     ----------
-    directory : the run's, which exists.
-    quiet : print the last line alone.
+    directory : Path
+        The directory of the run. It must exist.
+    configuration : Configuration
+        The settings of the run.
+    quiet : bool
+        Whether to print only the last line, and to show no progress bar.
     """
 
     def __init__(self, directory: Path, configuration: Configuration, quiet: bool) -> None:
@@ -41,11 +45,18 @@ class Report:
         self.quiet = quiet
 
     def say(self, line: str) -> None:
+        """Print a line, unless the report is quiet."""
         if not self.quiet:
             print(line, flush=True)
 
     def begin(self, progress: Progress) -> None:
-        """The resolved configuration, and the lines of epochs done before a resume."""
+        """Print the configuration, and write ``config.json`` and ``metrics.jsonl``.
+
+        Parameters
+        ----------
+        progress : Progress
+            The state of the run. If the run is resumed, its finished epochs are written again.
+        """
         for name, value in self.configuration.to_json().items():
             self.say(f"{name}: {json.dumps(value, ensure_ascii=False)}")
         self.say(f"run directory: {self.directory}")
@@ -55,16 +66,29 @@ class Report:
 
     @contextmanager
     def bar(self, progress: Progress, size: int) -> Iterator[Callable[[Progress], bool]]:
-        """The hook of `train` for each batch: it moves the bar, and asks to stop after Ctrl-C.
+        """Show a progress bar, and catch the first Ctrl-C while the ``with`` block runs.
 
-        The bar stands on standard error, and only on a terminal.
+        The bar is written to standard error, and only if that is a terminal. The second Ctrl-C is
+        handled as usual.
+
+        Parameters
+        ----------
+        progress : Progress
+            Not used. The hook receives the progress of each batch.
+        size : int
+            The number of training images.
+
+        Yields
+        ------
+        callable
+            The ``on_batch`` hook of `train`. It updates the bar, and returns True after Ctrl-C.
         """
         interrupted = False
 
         def interrupt(number: int, frame: Any) -> None:
             nonlocal interrupted
             interrupted = True
-            signal.signal(signal.SIGINT, previous)  # a second Ctrl-C ends it at once
+            signal.signal(signal.SIGINT, previous)  # a second Ctrl-C stops the run immediately
 
         experiment = self.configuration.experiment
         batches = -(-size // experiment.batch_size)
@@ -87,7 +111,15 @@ class Report:
             signal.signal(signal.SIGINT, previous)
 
     def epoch(self, progress: Progress) -> None:
-        """The hook of `train` for each epoch: a line, a record, the checkpoint."""
+        """Save the checkpoint, add a line to ``metrics.jsonl``, and print the errors of the epoch.
+
+        This is the ``on_epoch`` hook of `train`.
+
+        Parameters
+        ----------
+        progress : Progress
+            The state of the run after the epoch.
+        """
         record, tested = progress.history[-1], self.configuration.tested
         checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
         with open(self.directory / "metrics.jsonl", "a") as file:
@@ -99,7 +131,13 @@ class Report:
         )
 
     def end(self, progress: Progress) -> None:
-        """The summary, the picture and the last line."""
+        """Write ``summary.json`` and ``curves.png``, and print the last line.
+
+        Parameters
+        ----------
+        progress : Progress
+            The state of the run after its last epoch.
+        """
         summary = summarize(self.configuration, progress)
         write_json(self.directory / "summary.json", summary)
         self._plot(progress)
@@ -132,7 +170,21 @@ class Report:
 
 
 def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any]:
-    """A run in numbers: what was asked, what came out, and by which versions."""
+    """Return the settings, the results and the software versions of a run.
+
+    Parameters
+    ----------
+    configuration : Configuration
+        The settings of the run.
+    progress : Progress
+        The state of the run, after at least one epoch.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``. Errors are in percent, ``seconds`` is the total time of
+        training and evaluation, and ``angle`` is in degrees.
+    """
     last = progress.history[-1]
     return {
         "preset": configuration.experiment.name,
@@ -159,14 +211,28 @@ def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write. After an error it is unchanged.
+    content : dict
+        The values to write.
+    """
     with replacing(path) as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 
 def git_commit() -> str | None:
-    """The commit of the code, marked where files differ from it; None outside a checkout."""
+    """Return the git commit of the code, with "-dirty" appended if files differ from it.
+
+    Returns
+    -------
+    str or None
+        The hash or tag of the commit. None if the code is not in a git clone or git fails.
+    """
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -124,7 +124,7 @@ def test_wrong_arguments_exit_2(arguments: list[str], words: str, capsys: pytest
 
 def test_missing_data_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", "nowhere"]) == 2
-    assert capsys.readouterr().err.startswith("error: no directory nowhere")
+    assert capsys.readouterr().err.startswith("error: nowhere is not a directory")
 
 
 def test_a_matrix_product_takes_time() -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints: what is written comes back, what is damaged is refused in one line, what was there stays."""
+"""Test the checkpoints.
+
+Saved values are loaded unchanged. Damaged files are refused with a message of one line. A failed write
+leaves the old file unchanged.
+"""
 
 import io
 import json
@@ -27,7 +31,7 @@ Arrays = dict[str, Any]
 
 
 def progress(batches: int = 4) -> Progress:
-    """After so many batches, three to an epoch."""
+    """Return the progress of a run after this number of batches. An epoch has three batches."""
     rng = np.random.default_rng(1)
     data = Samples(rng.integers(0, 256, (10, 3, 4)).astype(np.uint8), np.arange(10) % 2)
     result = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7)
@@ -40,13 +44,13 @@ def progress(batches: int = 4) -> Progress:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A good checkpoint."""
+    """Write a valid checkpoint, and return its path."""
     save(tmp_path / "checkpoint.npz", CONFIGURATION, progress())
     return tmp_path / "checkpoint.npz"
 
 
 def refusal(path: Path) -> str:
-    """The message with which a file is refused: one line that names it."""
+    """Return the message of the CheckpointError for a file. It is one line, and the path is removed."""
     with pytest.raises(CheckpointError) as caught:
         load(path)
     message = str(caught.value)
@@ -60,7 +64,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 5, 6])
 def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
-    """Before the first batch, within an epoch, between epochs, at the end."""
+    """Test a run before its first batch, within an epoch, between epochs, and at its end."""
     before = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7) if batches == 0 else progress(batches)
     save(tmp_path / "c.npz", CONFIGURATION, before)
     configuration, after = load(tmp_path / "c.npz")
@@ -69,7 +73,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
     for name in before.theta:
         assert after.theta[name].dtype == before.theta[name].dtype
         np.testing.assert_array_equal(after.theta[name], before.theta[name])
-        after.theta[name] += 1  # whoever goes on writes into it
+        after.theta[name] += 1  # the arrays must be writeable, because training updates them
     assert after.rng.bit_generator.state == before.rng.bit_generator.state
     assert after.rng is not before.rng
     for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle"):
@@ -92,7 +96,7 @@ def test_a_checkpoint_needs_no_pickle(path: Path) -> None:
 
 
 def rewrite(path: Path, change: Callable[[Meta, Arrays], None]) -> None:
-    """Write the checkpoint anew, with its meta and arrays changed."""
+    """Apply `change` to the meta and the arrays of the checkpoint, and write it again."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(str(arrays.pop("meta")))
@@ -101,27 +105,28 @@ def rewrite(path: Path, change: Callable[[Meta, Arrays], None]) -> None:
 
 
 def with_array(name: str, value: Any) -> Callable[[Meta, Arrays], None]:
+    """Return a change that replaces or adds one array."""
     return lambda meta, arrays: arrays.update({name: value})
 
 
 ARRAYS: dict[str, tuple[Callable[[Meta, Arrays], None], str]] = {
     "missing": (
         lambda meta, arrays: arrays.pop("b2"),
-        "has parameters ['b1', 'w0-1', 'w1-2'], not ['b1', 'b2', 'w0-1', 'w1-2']",
+        "the parameters must be ['b1', 'b2', 'w0-1', 'w1-2'], got ['b1', 'w0-1', 'w1-2']",
     ),
-    "extra": (with_array("b3", np.zeros(2, np.float32)), "has parameters ['b1', 'b2', 'b3', "),
-    "shape": (with_array("w0-1", np.zeros((3, 12), np.float32)), "w0-1 has shape (3, 12), not (12, 3)"),
-    "dimensions": (with_array("b1", np.zeros((3, 1), np.float32)), "b1 has shape (3, 1), not (3,)"),
-    "dtype": (with_array("b1", np.zeros(3)), "b1 has dtype float64, not float32"),
-    "integers": (with_array("b1", np.zeros(3, int)), "b1 has dtype int64, not float32"),
-    "byte order": (with_array("b1", np.zeros(3, ">f4")), "b1 has dtype >f4, not float32"),
-    "not a number": (with_array("b1", np.float32([0, np.nan, 0])), "b1 holds numbers that are not finite"),
-    "infinite": (with_array("b1", np.float32([0, 0, -np.inf])), "b1 holds numbers that are not finite"),
+    "extra": (with_array("b3", np.zeros(2, np.float32)), ", got ['b1', 'b2', 'b3', "),
+    "shape": (with_array("w0-1", np.zeros((3, 12), np.float32)), "w0-1 must have shape (12, 3), got (3, 12)"),
+    "dimensions": (with_array("b1", np.zeros((3, 1), np.float32)), "b1 must have shape (3,), got (3, 1)"),
+    "dtype": (with_array("b1", np.zeros(3)), "b1 must have dtype float32, got float64"),
+    "integers": (with_array("b1", np.zeros(3, int)), "b1 must have dtype float32, got int64"),
+    "byte order": (with_array("b1", np.zeros(3, ">f4")), "b1 must have dtype float32, got >f4"),
+    "not a number": (with_array("b1", np.float32([0, np.nan, 0])), "b1 contains NaN or infinity"),
+    "infinite": (with_array("b1", np.float32([0, 0, -np.inf])), "b1 contains NaN or infinity"),
     "pickled": (with_array("b1", np.array([None, None, None])), "allow_pickle=False"),
-    "meta missing": (lambda meta, arrays: arrays.update(meta=np.zeros(0)), "not a whole checkpoint"),
-    "meta no JSON": (with_array("meta", np.array("{")), "not a whole checkpoint"),
-    "meta no object": (with_array("meta", np.array("[1]")), "not a whole checkpoint"),
-    "meta deep": (with_array("meta", np.array("[" * 100_000)), "not a whole checkpoint"),
+    "meta missing": (lambda meta, arrays: arrays.update(meta=np.zeros(0)), "damaged or not a checkpoint"),
+    "meta no JSON": (with_array("meta", np.array("{")), "damaged or not a checkpoint"),
+    "meta no object": (with_array("meta", np.array("[1]")), "damaged or not a checkpoint"),
+    "meta deep": (with_array("meta", np.array("[" * 100_000)), "damaged or not a checkpoint"),
 }
 
 
@@ -134,7 +139,7 @@ def test_arrays_that_do_not_fit_are_refused(
 
 
 def replaced(meta: Meta, place: str, value: Any) -> Meta:
-    """Set what stands at a place like "progress.epoch"; None removes it."""
+    """Set the value at a place such as "progress.epoch". None removes it."""
     *parents, last = place.split(".")
     inner = meta
     for parent in parents:
@@ -194,25 +199,25 @@ def test_meta_that_makes_no_sense_is_refused(path: Path, place: str, value: Any)
 
 def test_another_schema_is_told_apart_from_damage(path: Path) -> None:
     rewrite(path, lambda meta, arrays: meta.update(schema=99))
-    assert refusal(path) == "written by another version (schema 99, not 1)"
+    assert refusal(path) == "the schema must be 1, got 99; use the version of this program that wrote it"
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.npz"
-    assert refusal(path) == "there is no such checkpoint"
+    assert refusal(path) == "the checkpoint does not exist; check the path"
     npy = io.BytesIO()
     np.save(npy, np.zeros(3))
     pickled = io.BytesIO()
     np.save(pickled, np.array([{}]), allow_pickle=True)
     for content in (b"", b"PK\3\4", b"\0" * 500, b"hello", npy.getvalue(), pickled.getvalue()):
         path.write_bytes(content)
-        assert refusal(path).startswith("not a whole checkpoint of this program")
+        assert refusal(path).startswith("the file is damaged or not a checkpoint")
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("meta", "{}")
-    assert refusal(path).startswith("not a whole checkpoint of this program")
+    assert refusal(path).startswith("the file is damaged or not a checkpoint")
     path.unlink()
     path.mkdir()
-    assert refusal(path).startswith("not a whole checkpoint of this program")
+    assert refusal(path).startswith("the file is damaged or not a checkpoint")
 
 
 def test_a_long_reason_becomes_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +225,7 @@ def test_a_long_reason_becomes_one_line(path: Path, monkeypatch: pytest.MonkeyPa
         raise RuntimeError("two\n   lines")
 
     monkeypatch.setattr(np, "load", fail)
-    assert refusal(path).endswith("(RuntimeError: two lines)")
+    assert refusal(path).endswith("(RuntimeError: two lines); use another file")
 
 
 def test_a_file_cut_short_is_refused_wherever_it_was_cut(path: Path) -> None:
@@ -234,7 +239,7 @@ def test_a_file_cut_short_is_refused_wherever_it_was_cut(path: Path) -> None:
 def test_a_flipped_byte_is_refused_or_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, place: float, flip: int
 ) -> None:
-    """The checksums of the zip archive find it in the data; elsewhere, in its headers, it may be idle."""
+    """Flip bits of one byte. The zip checksums detect this in the data, but not everywhere in the headers."""
     path = tmp_path_factory.mktemp("flipped") / "c.npz"
     before = progress()
     save(path, CONFIGURATION, before)
@@ -254,7 +259,7 @@ def test_a_flipped_byte_is_refused_or_does_not_matter(
 
 
 def failing(error: BaseException) -> Callable[..., None]:
-    """In `numpy.savez`'s place: it writes a little, and fails."""
+    """Return a substitute for `numpy.savez` that writes a few bytes and then raises `error`."""
 
     def savez(file: Any, **arrays: Any) -> None:
         file.write(b"half")
@@ -278,7 +283,7 @@ def test_a_failure_half_way_leaves_the_old_checkpoint(
 def test_the_old_checkpoint_is_replaced_only_by_a_whole_one(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new one lies complete beside it, on the disk and not only in a buffer, when it takes its place."""
+    """Check that the new file is complete, and written to the disk, before it replaces the old file."""
     events: list[str] = []
     replace_file, synchronize = os.replace, os.fsync
 

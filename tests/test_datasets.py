@@ -1,7 +1,7 @@
-"""The data sets: what the reader takes and refuses, where `load` looks, and what the glyphs are.
+"""Test the data sets: the IDX reader, the places where `load` searches, and the glyphs.
 
-No test touches the network or the user's cache: the mirrors are local servers with a tiny set that
-stands for MNIST. The tests at the end read the real one, if EQPROP_NP_DATA names it.
+No test uses the network or the user's cache. The mirrors are local servers with a tiny data set that
+replaces MNIST. The last tests read the real MNIST if EQPROP_NP_DATA names its directory.
 """
 
 import gzip
@@ -33,13 +33,13 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES
 
 
 def idx(array: np.ndarray) -> bytes:
-    """The IDX file of an array."""
+    """Return the IDX file of an array."""
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
     return header + array.astype(np.uint8).tobytes()
 
 
 def tiny(seed: int = 0, size: tuple[int, int] = (3, 4), classes: int = 5) -> Payloads:
-    """The payloads of a small data set with two training images and one test image per class."""
+    """Return the payloads of a data set with two training images and one test image per class."""
     rng = np.random.default_rng(seed)
     labels = [rng.permutation(np.arange(n * classes) % classes) for n in (2, 1)]
     images = [rng.integers(256, size=(len(y), *size)) for y in labels]
@@ -47,7 +47,7 @@ def tiny(seed: int = 0, size: tuple[int, int] = (3, 4), classes: int = 5) -> Pay
 
 
 def put(directory: Path, payloads: Payloads) -> Path:
-    """Write payloads, gzipped."""
+    """Write gzipped payloads into a directory, and return the directory."""
     directory.mkdir(parents=True, exist_ok=True)
     for file, payload in payloads.items():
         (directory / f"{file}.gz").write_bytes(gzip.compress(payload))
@@ -55,7 +55,7 @@ def put(directory: Path, payloads: Payloads) -> Path:
 
 
 def refusal(action: Callable[[], object]) -> str:
-    """The message with which `action` refuses its data: one line that also says what to do."""
+    """Return the message of the DataError that `action` raises. It is one line and says what to do."""
     with pytest.raises(DataError) as caught:
         action()
     message = str(caught.value)
@@ -65,23 +65,24 @@ def refusal(action: Callable[[], object]) -> str:
 
 
 def fields(data: Dataset) -> list[bytes]:
-    """The four arrays, in a form that compares."""
+    """Return the four arrays as bytes, which can be compared."""
     return [
         idx(array) for array in (data.train_images, data.train_labels, data.test_images, data.test_labels)
     ]
 
 
 def holds(data: Dataset, payloads: Payloads) -> bool:
-    """Whether a data set is the one of the payloads."""
+    """Return whether a data set consists of these payloads."""
     return fields(data) == [*payloads.values()]
 
 
 def cases(names: str, table: dict[str, tuple]) -> pytest.MarkDecorator:
-    """Parametrize, with a title for each case."""
+    """Parametrize a test, with a title for each case."""
     return pytest.mark.parametrize(names, table.values(), ids=table.keys())
 
 
 def files_under(directory: Path) -> list[str]:
+    """Return the sorted paths of all files and directories in a directory."""
     return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
 
 
@@ -90,7 +91,7 @@ CACHED = ["eqprop_np", "eqprop_np/mnist", *sorted(f"eqprop_np/mnist/{f}.gz" for 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
-    """An empty cache, repository and working directory, and no mirrors."""
+    """Set up an empty cache, repository and working directory, and no mirrors."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("EQPROP_NP_DATA", raising=False)
@@ -103,7 +104,7 @@ def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 @pytest.fixture
 def fake_mnist(monkeypatch: Patch) -> Payloads:
-    """A tiny set whose checksums pass for MNIST's."""
+    """Return a tiny data set that `datasets` accepts as MNIST, because its checksums are patched in."""
     payloads = tiny()
     digests = {file: hashlib.sha256(payload).hexdigest() for file, payload in payloads.items()}
     monkeypatch.setattr(datasets, "SHA256", digests)
@@ -141,17 +142,17 @@ CORRUPT = ZIPPED[:10] + b"\xff" * 20
         "floats": (b"\0\0\x0d\3" + GOOD[4:], "magic number is 0x00000d03"),
         "two dimensions": (idx(np.ones((2, 3))), "magic number is 0x00000802"),
         "non-zero start": (b"\1" + GOOD[1:], "magic number is 0x01000803"),
-        "header cut": (GOOD[:15], "ends within its header"),
-        "labels' header cut": (idx(np.ones(3))[:6], "ends within its header"),
+        "header cut": (GOOD[:15], "the file ends inside its header"),
+        "labels' header cut": (idx(np.ones(3))[:6], "the file ends inside its header"),
         "body cut": (GOOD[:-1], "shorter than the 24 bytes"),
         "no body": (GOOD[:16], "shorter than the 24 bytes"),
         "one byte more": (GOOD + b"\0", "longer than the 24 bytes"),
-        "no images": (idx(np.ones((0, 3, 4))), "announces 0 bytes"),
-        "no labels": (idx(np.ones(0)), "announces 0 bytes"),
-        "no pixels": (idx(np.ones((2, 0, 4))), "announces 0 bytes"),
-        "huge": (b"\0\0\x08\3" + b"\xff" * 12, "announces"),
-        "negative": (b"\0\0\x08\3" + b"\xff" * 8 + b"\0\0\0\1\0", "announces"),
-        "a little too huge": (b"\0\0\x08\1\x40\0\0\1", "announces 1073741825 bytes"),
+        "no images": (idx(np.ones((0, 3, 4))), "the header specifies 0 bytes"),
+        "no labels": (idx(np.ones(0)), "the header specifies 0 bytes"),
+        "no pixels": (idx(np.ones((2, 0, 4))), "the header specifies 0 bytes"),
+        "huge": (b"\0\0\x08\3" + b"\xff" * 12, "the header specifies"),
+        "negative": (b"\0\0\x08\3" + b"\xff" * 8 + b"\0\0\0\1\0", "the header specifies"),
+        "a little too huge": (b"\0\0\x08\1\x40\0\0\1", "the header specifies 1073741825 bytes"),
         "zipped, body cut": (gzip.compress(GOOD[:-1]), "shorter than the 24 bytes"),
         "zipped, one byte more": (gzip.compress(GOOD + b"\0"), "longer than the 24 bytes"),
         "stream cut": (ZIPPED[:-9], "cannot be read"),
@@ -187,7 +188,7 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-# --- A directory of the user's
+# --- A directory that the user gives
 
 
 @pytest.mark.parametrize("size", [(3, 4), (28, 28), (1, 1)])
@@ -227,16 +228,16 @@ def test_a_directory_is_taken_before_what_the_environment_names(tmp_path: Path, 
 
 
 def test_an_absent_directory(tmp_path: Path) -> None:
-    assert "no directory mnits" in refusal(lambda: load("mnits"))
+    assert "mnits is not a directory" in refusal(lambda: load("mnits"))
     (tmp_path / "file").touch()
-    assert "no directory" in refusal(lambda: load(str(tmp_path / "file")))
+    assert "file is not a directory" in refusal(lambda: load(str(tmp_path / "file")))
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_an_absent_file(tmp_path: Path, file: str) -> None:
     (put(tmp_path / "set", tiny()) / f"{file}.gz").unlink()
     message = refusal(lambda: load(str(tmp_path / "set")))
-    assert f"{tmp_path / 'set'} lacks {file} " in message
+    assert f"{tmp_path / 'set'} contains neither {file} nor {file}.gz;" in message
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -253,14 +254,14 @@ IMAGES_3, IMAGES_2 = np.ones((3, 2, 2)), np.ones((2, 2, 2))
     {
         "too few training labels": ((IMAGES_3, [0, 1], IMAGES_2, [0, 1]), "3 images but 2 labels"),
         "too many test labels": ((IMAGES_2, [0, 1], IMAGES_2, [0, 1, 1]), "2 images but 3 labels"),
-        "labels for images": (([0, 1], [0, 1], IMAGES_2, [0, 1]), "mixed up"),
-        "images for labels": ((IMAGES_2, [0, 1], IMAGES_2, IMAGES_2), "mixed up"),
-        "two heights": ((IMAGES_2, [0, 1], np.ones((2, 3, 2)), [0, 1]), "(2, 2) in training but"),
-        "two widths": ((IMAGES_2, [0, 1], np.ones((2, 2, 3)), [0, 1]), "(2, 3) in the test"),
-        "a gap": ((IMAGES_3, [0, 1, 3], IMAGES_2, [0, 1]), "up to 3, but 2 is not"),
-        "no class 0": ((IMAGES_2, [1, 2], IMAGES_2, [1, 2]), "up to 2, but 0 is not"),
-        "a new class in the test": ((IMAGES_2, [0, 1], IMAGES_2, [0, 2]), "up to 2, but 2 is not"),
-        "one class": ((IMAGES_2, [0, 0], IMAGES_2, [0, 0]), "up to 1, but 1 is not"),
+        "labels for images": (([0, 1], [0, 1], IMAGES_2, [0, 1]), "got 1 and 1;"),
+        "images for labels": ((IMAGES_2, [0, 1], IMAGES_2, IMAGES_2), "got 3 and 3;"),
+        "two heights": ((IMAGES_2, [0, 1], np.ones((2, 3, 2)), [0, 1]), "(2, 2) in the training set but"),
+        "two widths": ((IMAGES_2, [0, 1], np.ones((2, 2, 3)), [0, 1]), "(2, 3) in the test set"),
+        "a gap": ((IMAGES_3, [0, 1, 3], IMAGES_2, [0, 1]), "0 to 3, but 2 is missing"),
+        "no class 0": ((IMAGES_2, [1, 2], IMAGES_2, [1, 2]), "0 to 2, but 0 is missing"),
+        "a new class in the test": ((IMAGES_2, [0, 1], IMAGES_2, [0, 2]), "0 to 2, but 2 is missing"),
+        "one class": ((IMAGES_2, [0, 0], IMAGES_2, [0, 0]), "0 to 1, but 1 is missing"),
     },
 )
 def test_refuses_arrays_that_do_not_fit(tmp_path: Path, arrays: tuple, complaint: str) -> None:
@@ -276,7 +277,7 @@ def test_the_test_set_need_not_hold_every_class(tmp_path: Path) -> None:
     assert load(str(put(tmp_path / "set", payloads))).classes == 3
 
 
-# --- Where MNIST is looked for
+# --- The places where MNIST is searched for
 
 PLACES = ("named", "repository/data/mnist", "here/data/mnist", "cache/eqprop_np/mnist")
 
@@ -298,7 +299,7 @@ def test_the_places_in_their_order(tmp_path: Path, monkeypatch: Patch, fake_mnis
     put(tmp_path / PLACES[-1], fake_mnist)
     for place, next_place in reversed([*pairwise(PLACES)]):
         put(tmp_path / place, fake_mnist)
-        put(tmp_path / next_place, tiny(seed=1))  # which would be an error, if it came first
+        put(tmp_path / next_place, tiny(seed=1))  # would raise an error if it were read first
         if place == "named":
             monkeypatch.setenv("EQPROP_NP_DATA", str(tmp_path / "named"))
         assert holds(load("mnist"), fake_mnist)
@@ -325,7 +326,7 @@ def test_a_fault_where_the_environment_points_is_an_error(
     tmp_path: Path, monkeypatch: Patch, fake_mnist: Payloads, source: str, fault: str
 ) -> None:
     place = tmp_path / "named"
-    put(tmp_path / "cache/eqprop_np/mnist", fake_mnist)  # which must not hide the fault
+    put(tmp_path / "cache/eqprop_np/mnist", fake_mnist)  # must not hide the fault
     monkeypatch.setenv("EQPROP_NP_DATA", str(place))
     if fault != "absent":
         put(place, fake_mnist)
@@ -336,7 +337,12 @@ def test_a_fault_where_the_environment_points_is_an_error(
     if fault == "damaged":
         (place / f"{TEST_LABELS}.gz").write_bytes(gzip.compress(fake_mnist[TEST_LABELS])[:-9])
     message = refusal(lambda: load(source))
-    words = {"absent": "no dir", "lacking": "lacks", "other": "not MNIST's", "damaged": "be read"}
+    words = {
+        "absent": "not a directory",
+        "lacking": "contains neither",
+        "other": "not MNIST's",
+        "damaged": "be read",
+    }
     assert message.startswith("EQPROP_NP_DATA: ")
     assert words[fault] in message
     assert str(place) in message
@@ -348,7 +354,7 @@ def test_a_fault_in_data_mnist_is_an_error(
     tmp_path: Path, fake_mnist: Payloads, root: str, source: str
 ) -> None:
     place = put(tmp_path / root / "data/mnist", {TEST_LABELS: fake_mnist[TEST_LABELS]})
-    assert "lacks" in refusal(lambda: load(source))
+    assert "contains neither" in refusal(lambda: load(source))
     put(place, tiny(seed=1))
     assert "not MNIST's" in refusal(lambda: load(source))
 
@@ -363,7 +369,7 @@ def test_a_directory_without_any_of_the_files_is_passed_over(tmp_path: Path, fak
 def test_without_network_auto_takes_the_glyphs_and_mnist_does_not(
     monkeypatch: Patch, cache: Path, fake_mnist: Payloads
 ) -> None:
-    put(cache / "eqprop_np/mnist", tiny(seed=1))  # damaged, so that it will not do either
+    put(cache / "eqprop_np/mnist", tiny(seed=1))  # not MNIST, so the cache cannot be used either
     monkeypatch.setattr(datasets, "glyphs", lambda: "the glyphs")
     assert load("auto") == load() == load("glyphs") == "the glyphs"
     assert "EQPROP_NP_DATA" in refusal(lambda: load("mnist"))
@@ -373,6 +379,8 @@ def test_without_network_auto_takes_the_glyphs_and_mnist_does_not(
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Record the name of each file requested, and let the server's answer function respond."""
+
     server: "Server"
 
     def do_GET(self) -> None:
@@ -381,7 +389,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.answer(self, name)
 
     def send(self, content: bytes | None, length: int | None = None) -> None:
-        """A file, or 404; `length` is what the header claims, and nothing if that is 0."""
+        """Send a file, or status 404 for None. The header states `length`, or no length if it is 0."""
         self.send_response(200 if content is not None else 404)
         if length != 0:
             self.send_header("Content-Length", str(length or len(content or b"")))
@@ -397,17 +405,19 @@ Mirror = Callable[[Answer], list[str]]
 
 
 class Server(ThreadingHTTPServer):
+    """Run a local mirror that responds to requests with `answer`."""
+
     def __init__(self, answer: Answer) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.asked = answer, []
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: the client hangs up on a faulty answer."""
+        """Print nothing. The client closes the connection after a faulty answer, which is expected."""
 
 
 @pytest.fixture
 def mirror(monkeypatch: Patch) -> Iterator[Mirror]:
-    """Adds a local mirror behind those there are; its requests go to the list returned."""
+    """Return a function that adds a local mirror as the last one and returns a list of its requests."""
     servers = []
 
     def add(answer: Answer) -> list[str]:
@@ -425,20 +435,24 @@ def mirror(monkeypatch: Patch) -> Iterator[Mirror]:
 
 
 def serving(payloads: Payloads) -> Answer:
+    """Return an answer function that sends the gzipped payloads."""
     files = {file: gzip.compress(payload) for file, payload in payloads.items()}
     return lambda handler, name: handler.send(files.get(name))
 
 
 def silent(handler: Handler, name: str) -> None:
+    """Send nothing for 3 seconds."""
     time.sleep(3)
 
 
 def stalling(handler: Handler, name: str) -> None:
+    """Send two bytes of 1000, and then nothing for 3 seconds."""
     handler.send(b"\x1f\x8b", length=1000)
     time.sleep(3)
 
 
 def trickling(handler: Handler, name: str) -> None:
+    """Send one byte every 0.05 seconds."""
     handler.send(b"", length=1000)
     for _ in range(60):
         handler.wfile.write(b"\0")
@@ -446,6 +460,7 @@ def trickling(handler: Handler, name: str) -> None:
 
 
 def endless(handler: Handler, name: str) -> None:
+    """Send 65 million bytes without stating a length."""
     handler.send(b"", length=0)
     for _ in range(1000):
         handler.wfile.write(bytes(1 << 16))
@@ -453,12 +468,12 @@ def endless(handler: Handler, name: str) -> None:
 
 FAULTY: dict[str, tuple[Answer, str]] = {
     "not found": (lambda handler, name: handler.send(None), "404"),
-    "another set": (serving(tiny(seed=1)), "wrong checksum"),
+    "another set": (serving(tiny(seed=1)), "the checksum is not"),
     "a page to log in": (lambda handler, name: handler.send(b"<html>"), "magic number"),
     "cut short": (lambda handler, name: handler.send(ZIPPED[:-9], length=500), "ended before"),
     "corrupt": (lambda handler, name: handler.send(CORRUPT), "decompressing"),
     "overlong": (endless, "more than 100000 bytes"),
-    "silent": (silent, "no answer within 0.3 seconds|timed out"),
+    "silent": (silent, "did not answer within 0.3 seconds|timed out"),
     "stalling": (stalling, "timed out"),
     "trickling": (trickling, "not complete after 0.5 seconds"),
     "hanging up": (lambda handler, name: None, ""),
@@ -468,6 +483,7 @@ FAULTY: dict[str, tuple[Answer, str]] = {
 
 @pytest.fixture
 def hasty(monkeypatch: Patch) -> None:
+    """Set short timeouts and a small limit on the size of a download."""
     monkeypatch.setattr(datasets, "TIMEOUT", 0.3)
     monkeypatch.setattr(datasets, "DEADLINE", 0.5)
     monkeypatch.setattr(datasets, "MAX_DOWNLOAD", 100_000)
@@ -510,7 +526,7 @@ def test_the_next_mirror_steps_in(mirror: Mirror, cache: Path, fake_mnist: Paylo
 
 def test_a_mirror_that_fails_at_the_last_file(mirror: Mirror, cache: Path, fake_mnist: Payloads) -> None:
     asked = mirror(serving({**fake_mnist, TEST_LABELS: tiny(seed=1)[TEST_LABELS]}))
-    assert f"{TEST_LABELS}: wrong checksum" in refusal(lambda: load("mnist"))
+    assert f"{TEST_LABELS}: the checksum is not that of MNIST's file" in refusal(lambda: load("mnist"))
     assert asked == [*FILES]
     assert files_under(cache) == []
 
@@ -530,15 +546,15 @@ def test_a_look_up_that_hangs_is_given_up(monkeypatch: Patch, fake_mnist: Payloa
     monkeypatch.setattr(datasets, "TIMEOUT", 0.2)
     threads = set(threading.enumerate())
     start = time.monotonic()
-    assert "no answer within 0.2 seconds" in refusal(lambda: load("mnist"))
+    assert "did not answer within 0.2 seconds" in refusal(lambda: load("mnist"))
     assert time.monotonic() - start < 1
     hanging = set(threading.enumerate()) - threads
     assert len(hanging) == 2
-    assert all(thread.daemon for thread in hanging)  # none may delay the end of the program
+    assert all(thread.daemon for thread in hanging)  # daemon threads do not delay the end of the program
 
 
 def test_the_real_mirrors() -> None:
-    assert len(MIRRORS) * datasets.TIMEOUT < 10  # seconds until it is clear there is no network
+    assert len(MIRRORS) * datasets.TIMEOUT < 10  # seconds until the lack of a network is detected
     assert all(url.startswith("https://") and url.endswith("/mnist/") for url in MIRRORS)
 
 
@@ -596,7 +612,7 @@ def test_nobody_sees_a_file_before_it_is_whole(
     final = {cache / f for f in CACHED}
     assert len(written) == 4
     assert not final & set(written)
-    assert all(path.is_relative_to(cache / "eqprop_np/mnist") for path in written)  # same disk
+    assert all(path.is_relative_to(cache / "eqprop_np/mnist") for path in written)  # on the same file system
 
 
 @pytest.mark.parametrize("progress", [True, False])
@@ -616,7 +632,7 @@ def test_the_bars_are_on_stderr_and_only_on_request(
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The default set, drawn once."""
+    """Return the default data set, drawn once for all tests."""
     with Patch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return glyphs()
@@ -632,12 +648,12 @@ def test_glyphs_are_laid_out_like_mnist(digits: Dataset) -> None:
         assert images.dtype == labels.dtype == np.uint8
         assert images.shape == (len(labels), 28, 28)
         np.testing.assert_array_equal(np.bincount(labels), len(labels) // 10)
-        assert len(np.unique(labels[:100])) == 10  # shuffled
+        assert len(np.unique(labels[:100])) == 10  # the labels are shuffled
         assert images.min() == 0
         assert images.max() == 255
         peaks = images.max(axis=(1, 2))
-        assert peaks.min() < 130  # some are dim
-        # White on black: the ink is in the middle of every image, the margin is nearly black.
+        assert peaks.min() < 130  # some digits are dim
+        # Digits are white on black: the middle of each image is bright, and the margin is almost black.
         assert (images[:, 6:22, 6:22].max(axis=(1, 2)) > 60).all()
         assert images[:, 6:22, 6:22].mean() > 50
         assert images[:, [0, -1]].mean() < 10
@@ -657,7 +673,7 @@ def test_every_font_draws_ten_different_digits_from_matplotlib_alone() -> None:
     stencils = datasets._stencils()
     assert stencils.shape == (len(datasets.FONTS), 10, datasets.CANVAS, datasets.CANVAS)
     assert (stencils.max(axis=(2, 3)) > 150).all()
-    assert stencils[..., [0, -1], :].max() < 1  # nothing is cut off
+    assert stencils[..., [0, -1], :].max() < 1  # no digit is cut off
     assert stencils[..., [0, -1]].max() < 1
     flat = stencils.reshape(-1, datasets.CANVAS**2)
     assert len(np.unique(flat, axis=0)) == len(flat)
@@ -668,15 +684,15 @@ def test_each_digit_has_its_holes() -> None:
 
     for digits in datasets._stencils():
         holes = [label(digit < 100)[1] - 1 for digit in digits]
-        del holes[4]  # open in some fonts
+        del holes[4]  # the 4 has no hole in some fonts
         assert holes == [1, 0, 0, 0, 0, 1, 0, 2, 1]
-        for digit, sign in ((6, 1), (9, -1)):  # the hole of a 6 lies low, that of a 9 high
+        for digit, sign in ((6, 1), (9, -1)):  # the hole is low in a 6 and high in a 9
             rows = np.nonzero(label(digits[digit] < 100)[0] == 2)[0]
             assert sign * (rows.mean() - datasets.CANVAS / 2) > 5
 
 
 class Calm:
-    """A generator without chance, except for the normal numbers of one shape per image."""
+    """A random generator that returns fixed numbers, except for normal ones of a given shape per image."""
 
     def __init__(self, shape: tuple[int, ...] = (), normal: Callable = np.zeros) -> None:
         self.shape, self.standard_normal = shape, normal
@@ -693,13 +709,13 @@ class Calm:
 
 
 def test_an_undistorted_glyph_shows_its_label() -> None:
-    # The brightness of a stencil tells the digit and the font.
+    # Each stencil has its own brightness, which identifies the digit and the font.
     stencils = np.zeros((20, 10, 64, 64), np.float32)
     stencils[..., 8:56, 20:32] = np.arange(200).reshape(20, 10, 1, 1) + 1.5
     labels = np.array([3, 1, 4, 9] * 5, np.uint8)
     images = datasets._draw(stencils, labels, Calm())
     np.testing.assert_array_equal(images[:, 14, 12], 10 * np.arange(20) + labels + 1)
-    rows, columns = np.nonzero(images[0])  # upright, and 48 / 2.4 = 20 pixels high
+    rows, columns = np.nonzero(images[0])  # the digit is upright and 48 / 2.4 = 20 pixels high
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 23, 9, 13)
 
 
@@ -708,7 +724,7 @@ def test_the_linear_map_of_a_glyph() -> None:
     stencils[..., 8:56, 30:34] = 255
     shear = Calm((2, 2), lambda size: np.broadcast_to([[0, 0], [1 / 0.15, 0]], size))
     (image,) = datasets._draw(stencils, np.zeros(1, np.uint8), shear)
-    # Where the stencil has the column 0, the image has x + y = 0: a diagonal that rises.
+    # Column 0 of the stencil becomes the line x + y = 0 of the image, a rising diagonal.
     rows, columns = np.nonzero(image > 100)
     assert set(rows + columns) <= {26, 27, 28}
     assert (rows.min(), rows.max()) == (4, 23)
@@ -741,6 +757,7 @@ def test_glyphs_are_drawn_once(monkeypatch: Patch, cache: Path) -> None:
 
 
 def npy() -> bytes:
+    """Return the content of a valid .npy file, which is not an .npz file."""
     file = io.BytesIO()
     np.save(file, np.ones(3))
     return file.getvalue()
@@ -776,7 +793,7 @@ def test_ten_and_one_glyph_will_do() -> None:
 
 
 def error_rate(data: Dataset, hidden: bool) -> float:
-    """The test error of a softmax classifier; if `hidden`, behind a layer of 128 ReLUs."""
+    """Return the test error of a softmax classifier, with a hidden layer of 128 ReLUs if `hidden`."""
     rng = np.random.default_rng(0)
     x, x_test = (
         images.reshape(len(images), -1).astype(np.float32) / 255

@@ -171,7 +171,7 @@ def test_the_command_draws_filters_of_a_cnn_alone(
             ["--weights", weights, "--data", other],
             "needs images of (16, 16) pixels, but the data have (6, 6)",
         ),
-        (["--weights", str(tmp_path / "none.npz"), "--data", data], "there is no such checkpoint"),
+        (["--weights", str(tmp_path / "none.npz"), "--data", data], "the checkpoint does not exist"),
         (["--weights", weights, "--data", str(tmp_path / "none")], "none"),
     ):
         assert main(["filters", *arguments, "--out", out]) == 2

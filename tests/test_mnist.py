@@ -359,8 +359,8 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
     for arguments, words in (
         ([path, "--preset", "p-2h"], "has preset p-1h, not p-2h: leave out --preset"),
         ([path, "--data", other], "was trained on bands, but the data found are other: give the data"),
-        ([tmp_path / "none.npz"], "there is no such checkpoint"),
-        ([out / "config.json"], "not a whole checkpoint"),
+        ([tmp_path / "none.npz"], "the checkpoint does not exist"),
+        ([out / "config.json"], "damaged or not a checkpoint"),
         ([path, "--hidden", 4], "--evaluate"),
     ):
         assert_refused(command("--evaluate", *arguments), words)
@@ -405,14 +405,14 @@ def assert_refused(outcome: Outcome, words: str) -> None:
             ["--preset", "conv"],
             "layer 1: a 5×5 convolution turns 9 pixels into 5, which pooling by 2 does not",
         ),
-        (["--train-size", 0], "--train-size 0 is not between 1 and the 60 images there are"),
-        (["--train-size", 61], "--train-size 61 is not between 1 and the 60 images there are"),
-        (["--train-size", 41, "--validation", 20], "--train-size 41 is not between 1 and the 40 images"),
-        (["--validation", 60], "--validation 60 leaves nothing of 60 training images"),
-        (["--validation", -1], "--validation -1"),
-        (["--seed", -1], "seed"),
-        (["--data", "nowhere"], "no directory nowhere"),
-        (["--resume", "nowhere"], "there is no such checkpoint"),
+        (["--train-size", 0], "--train-size must be from 1 to 60 (the available images), got 0"),
+        (["--train-size", 61], "--train-size must be from 1 to 60 (the available images), got 61"),
+        (["--train-size", 41, "--validation", 20], "must be from 1 to 40 (the available images), got 41"),
+        (["--validation", 60], "--validation must be from 0 to 59, got 60: there are 60 training images"),
+        (["--validation", -1], "--validation must be from 0 to 59, got -1"),
+        (["--seed", -1], "seed must be an integer of at least 0, got -1"),
+        (["--data", "nowhere"], "nowhere is not a directory"),
+        (["--resume", "nowhere"], "the checkpoint does not exist"),
         (["--resume", "a", "--evaluate", "b"], "--evaluate"),
         (["--out", "file"], "cannot create the run directory"),
         (["--out", "file/below"], "cannot create the run directory"),
@@ -625,7 +625,7 @@ def test_a_damaged_checkpoint_is_not_resumed(command: Command, options: list[obj
     path = out / "checkpoint.npz"
     path.write_bytes(path.read_bytes()[:-100])
     before = contents(out)
-    assert_refused(command("--resume", out), "not a whole checkpoint of this program")
+    assert_refused(command("--resume", out), "damaged or not a checkpoint")
     assert contents(out) == before
 
 
