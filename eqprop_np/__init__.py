@@ -1,32 +1,85 @@
 """Equilibrium Propagation in NumPy: an educational reference implementation.
 
-Of *Continual Weight Updates and Convolutional Architectures for Equilibrium Propagation* (Ernoult,
-Grollier, Querlioz, Bengio, Scellier, 2020). Each equation has one home; README.md has the map.
+It implements the abstract *Continual Weight Updates and Convolutional Architectures for Equilibrium
+Propagation* (Ernoult, Grollier, Querlioz, Bengio, Scellier, 2020). Each equation has one function, and
+README.md has the map. All public names are available from this module:
+
+- networks: `Network`, `Connection`, `Dense`, `ConvPool`, `chain`, `convolutional`, `toy`, `untied`
+- activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`
+- dynamics: `DiscreteTime`, `RealTime`, `Nudge`, `step`, `linearize`
+- phases: `relax`, `Relaxation`, `Alternating`, `Synchronous`
+- rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `Phases`, `Update`, `RULES`, `LearningRule`
+- Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
+  `weight_angle`
+- checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
 """
 
-from eqprop_np.activations import hard_sigmoid, sigmoid, tanh
-from eqprop_np.connections import ConvPool, Dense
-from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, relax, step
+from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
+from eqprop_np.connections import Connection, ConvPool, Dense
+from eqprop_np.costs import Cost, squared_error
+from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
-from eqprop_np.rules import Phases, Update, ep
+from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
+from eqprop_np.rules import RULES, LearningRule
+from eqprop_np.rules.bptt import bptt
+from eqprop_np.rules.continual import cep
+from eqprop_np.rules.ep import ep
+from eqprop_np.rules.phases import Phases, Update
+from eqprop_np.rules.vector_field import angle_between, cvf, untied, vf, weight_angle
+from eqprop_np.testing import (
+    check_activation,
+    check_adjoint,
+    check_connection,
+    check_cost,
+    check_gradient,
+)
+from eqprop_np.theorem import compare, drive_gradients, first_phase, gradients, order, updates
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
+    "RULES",
+    "Activation",
+    "Alternating",
+    "Connection",
     "ConvPool",
+    "Cost",
     "Dense",
     "DiscreteTime",
+    "LearningRule",
     "Network",
     "Nudge",
     "Phases",
     "RealTime",
+    "Relaxation",
+    "Synchronous",
     "Update",
+    "angle_between",
+    "bptt",
+    "cep",
     "chain",
+    "check_activation",
+    "check_adjoint",
+    "check_connection",
+    "check_cost",
+    "check_gradient",
+    "compare",
     "convolutional",
+    "cvf",
+    "drive_gradients",
     "ep",
+    "first_phase",
+    "gradients",
     "hard_sigmoid",
+    "linearize",
+    "order",
     "relax",
     "sigmoid",
+    "squared_error",
     "step",
     "tanh",
     "toy",
+    "untied",
+    "updates",
+    "vf",
+    "weight_angle",
 ]

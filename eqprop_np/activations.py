@@ -1,11 +1,12 @@
-"""σ, σ′ and σ″ of Eq. (3): the sigmoid and hard sigmoid of the experiments, the tanh of the theorem.
+"""Activation functions σ of Eq. (3), each with its derivatives σ′ and σ″.
 
-Each works on real or complex arrays of any shape and keeps their dtype. The hard sigmoid is not
-smooth and so takes real arrays only.
+The published experiments use the sigmoid and the hard sigmoid. The figures of Theorem 1 use tanh.
+Each function takes an array of any shape and returns one of the same shape and dtype.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,31 +14,69 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class Activation(NamedTuple):
+@dataclass(frozen=True)
+class Activation:
     """An activation function σ with its derivatives.
 
-    ``value(a, out=None)``, ``derivative(a)`` and ``second(a)``, which is σ″, map an array to one of the
-    same shape and dtype; ``value`` writes into ``out`` where one is given, which may be ``a`` itself.
+    Parameters
+    ----------
+    name : str
+        The name that messages and files use.
+    value, derivative, second : callable
+        σ, σ′ and σ″. Each maps an array to a new array of the same shape and dtype. σ″ is needed for
+        gradients through real-time dynamics only.
+    derivative_from_value : callable, optional
+        The map from σ(a) to σ′(a), where it is cheaper than σ′ itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softplus = Activation(
+    ...     "softplus",
+    ...     value=lambda a: np.logaddexp(0, a),
+    ...     derivative=lambda a: 1 / (1 + np.exp(-a)),
+    ...     second=lambda a: 1 / (2 + np.exp(a) + np.exp(-a)),
+    ... )
+    >>> print(softplus.derivative(np.array([-1.0, 0.0, 1.0])).round(3))
+    [0.269 0.5   0.731]
     """
 
     name: str
-    value: Callable[..., Array]
+    value: Callable[[Array], Array]
     derivative: Callable[[Array], Array]
     second: Callable[[Array], Array]
+    derivative_from_value: Callable[[Array], Array] | None = None
+
+    def slope(self, a: Array, value: Array) -> Array:
+        """Return σ′(a), computed from ``value`` = σ(a) where the activation offers that."""
+        return self.derivative(a) if self.derivative_from_value is None else self.derivative_from_value(value)
 
 
-def _sigmoid(a: Array, out: Array | None = None) -> Array:
-    # 1 / (1 + exp(-4(a - 1/2))) written as 1/2 + tanh(2a - 1)/2: it cannot overflow.
-    out = np.multiply(a, 2, out=out)
-    out -= 1
-    np.tanh(out, out=out)
-    out *= 0.5
-    out += 0.5
-    return out
+def refuse_complex(a: Array, what: str) -> None:
+    """Raise a TypeError if ``a`` is complex, because ``what`` is not an analytic function."""
+    if a.dtype.kind == "c":
+        raise TypeError(
+            f"{what} is not analytic and takes real numbers only, got {a.dtype}: "
+            "use a smooth activation without clamping, and no max-pooling"
+        )
+
+
+def _sigmoid(a: Array) -> Array:
+    # 1 / (1 + exp(−4(a − ½))) = ½ + ½ tanh(2a − 1), a form that cannot overflow.
+    value: Array = 2 * a
+    value -= 1
+    np.tanh(value, out=value)
+    value *= 0.5
+    value += 0.5
+    return value
 
 
 def _sigmoid_derivative(a: Array) -> Array:
-    return 1 - np.tanh(2 * a - 1) ** 2
+    return _sigmoid_derivative_from_value(_sigmoid(a))
+
+
+def _sigmoid_derivative_from_value(value: Array) -> Array:
+    return 4 * value * (1 - value)
 
 
 def _sigmoid_second(a: Array) -> Array:
@@ -45,17 +84,15 @@ def _sigmoid_second(a: Array) -> Array:
     return -4 * t * (1 - t**2)
 
 
-def _hard_sigmoid(a: Array, out: Array | None = None) -> Array:
-    return np.clip(a, 0, 1, out=out)
+def _hard_sigmoid(a: Array) -> Array:
+    refuse_complex(a, "the hard sigmoid")
+    return np.clip(a, 0, 1)
 
 
 def _hard_sigmoid_derivative(a: Array) -> Array:
-    # 1 at both kinks: a neuron that starts at 0 must be able to leave it.
+    refuse_complex(a, "the hard sigmoid")
+    # The derivative is 1 at both kinks, because a neuron that starts at 0 must be able to leave it.
     return ((a >= 0) & (a <= 1)).astype(a.dtype)
-
-
-def _tanh(a: Array, out: Array | None = None) -> Array:
-    return np.tanh(a, out=out)
 
 
 def _tanh_derivative(a: Array) -> Array:
@@ -67,13 +104,15 @@ def _tanh_second(a: Array) -> Array:
     return -2 * t * (1 - t**2)
 
 
-sigmoid = Activation("sigmoid", _sigmoid, _sigmoid_derivative, _sigmoid_second)
-"""1 / (1 + exp(-4(a - 1/2))): the "sigmoid" of the published experiments, steep and centred at 1/2."""
+sigmoid = Activation(
+    "sigmoid", _sigmoid, _sigmoid_derivative, _sigmoid_second, _sigmoid_derivative_from_value
+)
+"""1 / (1 + exp(−4(a − ½))), the "sigmoid" of the published experiments."""
 
 hard_sigmoid = Activation("hard_sigmoid", _hard_sigmoid, _hard_sigmoid_derivative, np.zeros_like)
-"""clip(a, 0, 1), with derivative 1 on the closed interval [0, 1]."""
+"""clip(a, 0, 1). Its derivative is 1 on the closed interval [0, 1] and 0 elsewhere."""
 
-tanh = Activation("tanh", _tanh, _tanh_derivative, _tanh_second)
-"""The hyperbolic tangent, of the theorem's figures."""
+tanh = Activation("tanh", np.tanh, _tanh_derivative, _tanh_second, lambda value: 1 - value**2)
+"""The hyperbolic tangent, used for the figures of Theorem 1."""
 
 ACTIVATIONS = {sigma.name: sigma for sigma in (sigmoid, hard_sigmoid, tanh)}

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from statistics import median
 from typing import Any
 
@@ -19,10 +18,9 @@ from threadpoolctl import threadpool_limits
 
 from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Network, Theta
-from eqprop_np.rules import Phases
-from eqprop_np.rules.phases import free_phase
+from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.training import Run, Samples, batch_gradient, parallel, sgd
 
 SIDE = 2048
@@ -116,12 +114,8 @@ def _first_phase(samples: Samples, dynamics: Dynamics, theta: Theta, phases: Pha
 
 def _multiplications(network: Network, steps: int) -> int:
     """In the matrix products of so many steps, for one sample."""
-    once = {
-        c: prod(c.shape) * prod(c.post_shape[:-1]) * (c.pool**2 if c.pools else 1)
-        for c in network.connections
-    }
-    drives = {c: 1 if c.pre == 0 else steps * (1 + c.mutual) - c.pools for c in network.connections}
-    return sum(once[c] * drives[c] for c in network.connections)
+    drives = {c: 1 if c.pre == 0 else 2 * steps - c.has_switches for c in network.connections}
+    return sum(c.multiplications * drives[c] for c in network.connections)
 
 
 def _share(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
@@ -143,13 +137,13 @@ def _batches(
 ) -> list[float]:
     """Train on these batches, writing into ``theta``; returns the first phases' steps."""
     rng = np.random.default_rng(0)
-    phases = replace(experiment.phases, rates=experiment.rates(dynamics.network, 0))
+    phases = replace(experiment.phases, learning_rates=experiment.rates(dynamics.network, 0))
     steps = []
     for number in numbers:
         chosen = np.arange(number * experiment.batch_size, (number + 1) * experiment.batch_size)
         batch = samples[chosen % len(samples)]
         gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases.draw(rng), run)
-        sgd(theta, gradient, phases.rates)
+        sgd(theta, gradient, phases.learning_rates)
         steps.append(taken)
     return steps
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from eqprop_np.datasets import Dataset
-from eqprop_np.experiments import Experiment
+from eqprop_np.experiments.presets import Experiment
 from eqprop_np.training import Progress, Samples
 
 SCHEMA = 1

@@ -1,25 +1,30 @@
-"""How the state moves: Eq. (1) in real time, Eq. (3) in discrete time, and `relax`.
+"""One step of the dynamics: Eq. (1) in real time, Eq. (3) in discrete time, and the derivatives of a step.
 
-Both dynamics nudge the output towards the target when they are given a `Nudge`. Each is written for
-one layer at a time; `step` puts the layers together as Eq. (1) has it, and `relax` repeats it.
+Both dynamics are written for one layer at a time. `step` moves all layers at once, as Eq. (1) does.
+`linearize` gives the Jacobian of the free step, as products with a vector from either side.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from eqprop_np.activations import Activation, Array, hard_sigmoid, sigmoid
-from eqprop_np.cost import cost_derivative
-from eqprop_np.network import Clamped, Network, State, Switches, Theta
-
-Schedule = Literal["alternating", "synchronous"]
-SCHEDULES = ("alternating", "synchronous")
+from eqprop_np.activations import Activation, Array, refuse_complex, sigmoid
+from eqprop_np.checks import check_batch, check_target
+from eqprop_np.costs import Cost, squared_error
+from eqprop_np.network import InputDrive, Network, Snapshot, State, Theta
 
 
 class Nudge(NamedTuple):
-    """The force −β ∂ℓ/∂ŷ on the output, towards ``target`` (B, classes) where β is positive."""
+    """The force −β ∂ℓ/∂ŷ on the output.
+
+    Attributes
+    ----------
+    beta : float
+        The strength β. A positive one pulls the output towards the target.
+    target : ndarray, shape (B, classes)
+        y.
+    """
 
     beta: float
     target: Array
@@ -31,42 +36,46 @@ class DiscreteTime:
 
         s^n ← σ(∂Φ/∂s^n(x, s, θ)),    s^N ← σ(∂Φ/∂s^N) − β ∂ℓ/∂s^N
 
-    The nudge stands outside σ and uses the old output.
+    The nudge is added outside σ and uses the old output.
+
+    Parameters
+    ----------
+    network : Network
+    sigma : Activation
+        σ.
+    cost : Cost
+        ℓ.
     """
 
     network: Network
     sigma: Activation = sigmoid
+    cost: Cost = squared_error
 
-    def rates(self, s: Array) -> Array:
-        """What the other layers, and Φ, see of a layer: here its state."""
+    keeps_state = False
+    """A layer's next state does not depend on its own state, except through the nudge."""
+
+    nudge_scale = 1.0
+    """The β of Eqs. (1), (2) and (7) in units of the nudge's β."""
+
+    def __post_init__(self) -> None:
+        _check_parts(self)
+
+    def activity(self, s: Array) -> Array:
+        """Return what the other layers and Φ see of a layer: its state."""
         return s
 
-    def update(self, s: Array, drive: Array, force: Array | None) -> Array:
-        """A layer's next state from ``drive`` = ∂Φ/∂s^n, which it overwrites, and the nudge's force."""
-        new = self.sigma.value(drive, out=drive)
-        if force is not None:
-            new += force
-        return new
+    def activity_slope(self, s: Array, activity: Array) -> Array:
+        """Return the derivative of `activity`."""
+        return np.ones_like(s)
 
-    def update_vjp(self, s: Array, drive: Array, u: Array) -> tuple[Array, Array]:
-        """Carry u back through `update` without a force: to s, and to ``drive``."""
-        return np.zeros_like(s), self.sigma.derivative(drive) * u
+    def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+        """Return a layer's next state: σ(drive), plus the force of the nudge, Eq. (3)."""
+        new = self.sigma.value(drive)
+        return new if force is None else new + force
 
-    def rates_vjp(self, s: Array, u: Array) -> Array:
-        """Carry u back through `rates`."""
-        return u
-
-    def nudge_scale(self) -> float:
-        """The β of Eqs. (1), (2) and (7), in units of the nudge's β."""
-        return 1.0
-
-    def inertia(self, omega: float) -> float:
-        """How far a layer is from rest after a move of 1, if the others stay: it overshot by 1 − 1/ω."""
-        return abs(1 - 1 / omega)
-
-    def nudged_omega(self, omega: float) -> float:
-        """The over-relaxation of a second phase: none, or the nudge outside σ makes the output swing."""
-        return 1.0
+    def update_slopes(self, s: Array, activity: Array, drive: Array) -> tuple[Array, Array]:
+        """Return the derivatives of a free `update` with respect to s and to the drive, per neuron."""
+        return np.zeros_like(s), self.sigma.derivative(drive)
 
 
 @dataclass(frozen=True)
@@ -76,215 +85,243 @@ class RealTime:
         E = ½‖s‖² − Φ(x, ρ(s), θ)
         s ← s + ε(ρ′(s) ∂Φ/∂ρ − s − β ∂ℓ/∂s)
 
-    This is Eq. (1) with the primitive function ½‖s‖² − εE, a nudge εβ, and an update of θ that is ε
-    times that of Φ; in Eq. (2), ε cancels. ``clamp`` keeps s within [0, 1], as the authors do in
-    training.
+    This is Eq. (1) with the primitive function ½‖s‖² − εE and the nudge εβ. The derivative with respect
+    to θ is then ε ∂Φ/∂θ, and ε cancels in Eq. (2).
+
+    Parameters
+    ----------
+    network : Network
+    sigma : Activation
+        ρ.
+    epsilon : float
+        The time step ε.
+    clamp : bool
+        Keep s in [0, 1] after each step, as the authors do for training.
+    cost : Cost
+        ℓ.
     """
 
     network: Network
     sigma: Activation = sigmoid
     epsilon: float = 0.2
     clamp: bool = True
+    cost: Cost = squared_error
 
-    def rates(self, s: Array) -> Array:
-        """What the other layers, and Φ, see of a layer: ρ(s)."""
-        return self.sigma.value(s)
+    keeps_state = True
+    """A layer's next state depends on its own state."""
 
-    def update(self, s: Array, drive: Array, force: Array | None) -> Array:
-        """A layer's next state from ``drive`` = ∂Φ/∂ρ^n, which it overwrites, and the nudge's force."""
-        new = self._euler(s, drive, force)
-        return np.clip(new, 0, 1, out=new) if self.clamp else new
+    def __post_init__(self) -> None:
+        _check_parts(self)
+        if not 0 < self.epsilon <= 2:
+            raise ValueError(
+                f"epsilon must be above 0 and at most 2, got {self.epsilon}: beyond 2 the state diverges"
+            )
 
-    def _euler(self, s: Array, drive: Array, force: Array | None) -> Array:
-        new = drive
-        new *= self.sigma.derivative(s)
-        new -= s
-        if force is not None:
-            new += force
-        new *= self.epsilon
-        new += s
-        return new
-
-    def update_vjp(self, s: Array, drive: Array, u: Array) -> tuple[Array, Array]:
-        """Carry u back through `update` without a force: to s, and to ``drive``."""
-        if self.clamp:  # its derivative is 1 on the closed interval, as the hard sigmoid's
-            u = hard_sigmoid.derivative(self._euler(s, drive.copy(), None)) * u
-        to_s = (1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive) * u
-        return to_s, self.epsilon * self.sigma.derivative(s) * u
-
-    def rates_vjp(self, s: Array, u: Array) -> Array:
-        """Carry u back through `rates`."""
-        return self.sigma.derivative(s) * u
-
+    @property
     def nudge_scale(self) -> float:
-        """The β of Eqs. (1), (2) and (7), in units of the nudge's β: ε."""
+        """The β of Eqs. (1), (2) and (7) in units of the nudge's β: ε."""
         return self.epsilon
 
-    def inertia(self, omega: float) -> float:
-        """As in `DiscreteTime`, but a move of 1 is one of many small ones, and counts in full."""
-        return 1.0
+    def activity(self, s: Array) -> Array:
+        """Return what the other layers and Φ see of a layer: ρ(s)."""
+        return self.sigma.value(s)
 
-    def nudged_omega(self, omega: float) -> float:
-        """The over-relaxation of a second phase: the same, since ω only lengthens the Euler step."""
-        return omega
+    def activity_slope(self, s: Array, activity: Array) -> Array:
+        """Return the derivative of `activity`, ρ′(s)."""
+        return self.sigma.slope(s, activity)
+
+    def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+        """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp."""
+        new = self._euler(s, activity, drive, force)
+        if not self.clamp:
+            return new
+        refuse_complex(new, "clamping")
+        return np.clip(new, 0, 1, out=new)
+
+    def _euler(self, s: Array, activity: Array, drive: Array, force: Array | None) -> Array:
+        velocity = self.sigma.slope(s, activity) * drive
+        velocity -= s
+        if force is not None:
+            velocity = velocity + force
+        velocity *= self.epsilon
+        velocity += s
+        return velocity
+
+    def update_slopes(self, s: Array, activity: Array, drive: Array) -> tuple[Array, Array]:
+        """Return the derivatives of a free `update` with respect to s and to the drive, per neuron."""
+        own = 1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive
+        gain = self.epsilon * self.sigma.slope(s, activity)
+        if self.clamp:
+            new = self._euler(s, activity, drive, None)
+            inside = (new >= 0) & (new <= 1)  # the derivative of clamping, as that of the hard sigmoid
+            own, gain = inside * own, inside * gain
+        return own, gain
 
 
 Dynamics = DiscreteTime | RealTime
 
 
-@dataclass(frozen=True)
-class Relaxation:
-    """What `relax` found.
+def _check_parts(dynamics: Dynamics) -> None:
+    for name, kind, example in (
+        ("network", Network, "chain([784, 512, 10])"),
+        ("sigma", Activation, "sigmoid"),
+        ("cost", Cost, "squared_error"),
+    ):
+        value = getattr(dynamics, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__} such as {example}, got {value!r}")
 
-    Attributes
-    ----------
-    state : (s¹, …, s^N) at the end.
-    rates : what Φ sees of it: the state itself, or ρ(s) in real time.
-    switches : where the maxima of each pooling connection stand at ``state``.
-    residuals : one per step taken: the largest move of a neuron (see `relax`).
-    converged : whether the last residual was at most the tolerance (zero, if there was none).
-    trajectory : every state from the first to the last if it was asked for, else empty.
-    """
 
-    state: State
-    rates: State
-    switches: Switches
-    residuals: tuple[float, ...]
-    converged: bool
-    trajectory: tuple[State, ...]
-
-    @property
-    def steps(self) -> int:
-        return len(self.residuals)
+# ---- one step
 
 
 def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | None = None) -> State:
-    """One step of Eq. (1), or with ``nudge`` of its second phase: every layer moves at once."""
-    return relax(dynamics, theta, x, s, 1, nudge=nudge, schedule="synchronous").state
-
-
-class StepVjp(NamedTuple):
-    """What `step_vjp` found.
-
-    Attributes
-    ----------
-    state : uᵀ ∂s′/∂s.
-    term : (rates, v, switches) of the step, with v what u amounts to at the drives: what
-        `Network.vjp_theta` needs for uᵀ ∂s′/∂θ, from one step or from several at once.
-    """
-
-    state: State
-    term: tuple[State, State, Switches]
-
-
-def step_vjp(dynamics: Dynamics, theta: Theta, clamped: Clamped, s: State, u: State) -> StepVjp:
-    """The vector-Jacobian product of the free step s′ = `step`(s): u, one array per layer, carried back.
-
-    Backwards through `update`, the drives and `rates`, in this order. The middle one is the
-    network's own drives again, `Network.vjp_s`.
-    """
-    network = dynamics.network
-    rates = tuple(dynamics.rates(value) for value in s)
-    drives, switches = network.drives(theta, rates, clamped.drive, {})
-    parts = [dynamics.update_vjp(s[n - 1], drives[n], u[n - 1]) for n in network.layers]
-    direct, v = zip(*parts, strict=True)
-    through = network.vjp_s(theta, v, switches)
-    back = [a + dynamics.rates_vjp(value, b) for a, value, b in zip(direct, s, through, strict=True)]
-    return StepVjp(tuple(back), (rates, v, clamped.switches | switches))
-
-
-def relax(
-    dynamics: Dynamics,
-    theta: Theta,
-    x: Array | Clamped,
-    s: State | None,
-    steps: int,
-    *,
-    nudge: Nudge | None = None,
-    schedule: Schedule = "alternating",
-    omega: float = 1.0,
-    tol: float | None = None,
-    switches: Switches | None = None,
-    trajectory: bool = False,
-) -> Relaxation:
-    """Let the state move, for ``steps`` steps or until it is at rest.
+    """Return the state after one step of Eq. (1), in which all layers move at once.
 
     Parameters
     ----------
-    x : the input (B, …), or what `Network.clamp` made of it, to share that between phases.
-    s : the state to start from; None starts at zero.
-    schedule : "synchronous" is Eq. (1) to the letter, all layers at once. "alternating" updates the
-        odd layers, then the even ones, as one step, to the same steady states. In discrete time and a
-        layered network the free synchronous iteration is two interleaved chains that never meet, and
-        this follows one of them, two synchronous steps at a time. (In real time, under a nudge and under
-        the switches of a free layer, a layer depends on its own last state too, and the chains meet.) A
-        nudged phase begins with the output's group.
-    omega : over-relaxation: move each layer ω times as far as the dynamics would. The steady states
-        stay; for 1 < ω < 2 the alternating schedule often needs half as many steps (Notes).
-    tol : stop when the residual is at most this; None or 0 takes every step.
-    switches : those that belong to ``s``, if they are known.
-    trajectory : keep every state.
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    s : tuple of ndarray, each (B, …)
+    nudge : Nudge, optional
+        With it, this is a step of the second phase.
 
-    Notes
-    -----
-    The residual is the largest absolute move of any neuron over a step. In the alternating schedule
-    the layers that move first follow from those that move last, so that of their own moves, without a
-    nudge, only the dynamics' `inertia` counts: in discrete time nothing, if ω = 1.
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network.
 
-    Alternating updates are a Gauss-Seidel iteration on a graph of two colours, and with ω successive
-    over-relaxation: if alternating contracts by λ per step near the steady state, with real λ as the
-    symmetric weights give it, then ω = 2/(1 + √(1 − λ)) contracts by ω − 1 (D. Young, 1954): λ = 0.65
-    becomes 0.26. In real time, ω multiplies ε. In discrete time with ω > 1 the neurons overshoot
-    rest at each step, nearly all to the same side, which the residual, the worst neuron's, does not show
-    and a one-sided estimate divides by β: so a large ω wants a small ``tol``.
+    Examples
+    --------
+    >>> from eqprop_np.network import chain
+    >>> network = chain([2, 2])
+    >>> theta = {"w0-1": np.eye(2), "b1": np.zeros(2)}
+    >>> x, s = np.array([[0.0, 1.0]]), (np.zeros((1, 2)),)
+    >>> print(step(DiscreteTime(network), theta, x, s)[0].round(3))
+    [[0.119 0.881]]
     """
-    network = dynamics.network
-    clamped = x if isinstance(x, Clamped) else network.clamp(theta, x)
-    state = list(network.zeros(len(clamped.x), clamped.x.dtype) if s is None else s)
-    rates = [dynamics.rates(value) for value in state]
-    switches = {} if switches is None else dict(switches)
-    groups = _groups(network, schedule, nudged=nudge is not None)
-    residuals: list[float] = []
-    states = [tuple(state)]
-    while len(residuals) < steps and not (tol and residuals and residuals[-1] <= tol):
-        moves: list[float] = []
-        for group in groups:
-            drives, switches = network.drives(theta, rates, clamped.drive, switches, group)
-            to_go = 1.0 if group is groups[-1] or nudge else dynamics.inertia(omega)
-            for n in group:
-                old = state[n - 1]
-                force = (
-                    -nudge.beta * cost_derivative(old, nudge.target) if nudge and n == network.depth else None
-                )
-                new = dynamics.update(old, drives[n], force)
-                if omega != 1:
-                    new -= old
-                    new *= omega
-                    new += old
-                if to_go:
-                    moves.append(to_go * float(np.abs(new - old).max()))
-                state[n - 1], rates[n - 1] = new, dynamics.rates(new)
-        residuals.append(max(moves))
-        if trajectory:
-            states.append(tuple(state))
-    for c in network.recurrent:
-        # Moved since its switches were found, or never asked for them.
-        if c.pools and (c.pre in groups[-1] or c.name not in switches):
-            switches[c.name] = c.to_post(theta[c.name], rates[c.pre - 1])[1]
-    return Relaxation(
-        state=tuple(state),
-        rates=tuple(rates),
-        switches=clamped.switches | switches,
-        residuals=tuple(residuals),
-        converged=bool(residuals) and residuals[-1] <= (tol or 0),
-        trajectory=tuple(states) if trajectory else (),
+    check_batch(dynamics.network, theta, x, s)
+    nudge = check_nudge(dynamics, nudge, x)
+    return one_step(dynamics, theta, dynamics.network.input_drive(theta, x), s, nudge)
+
+
+def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | None:
+    """Return the nudge with its target as a checked float array."""
+    return nudge and Nudge(nudge.beta, check_target(dynamics.network, nudge.target, x))
+
+
+def one_step(
+    dynamics: Dynamics, theta: Theta, static: InputDrive, s: State, nudge: Nudge | None = None
+) -> State:
+    """Return `step` without its checks, for an input whose drive is known."""
+    activities = (static.x, *map(dynamics.activity, s))
+    drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
+    forces = output_force(dynamics, s, nudge)  # −β ∂ℓ/∂s
+    return tuple(
+        dynamics.update(value, activities[n], drives[n], forces.get(n)) for n, value in enumerate(s, start=1)
     )
 
 
-def _groups(network: Network, schedule: Schedule, nudged: bool) -> Sequence[tuple[int, ...]]:
-    """The layers that move together, in the order in which they do."""
-    if schedule == "synchronous" or not network.recurrent:
-        return (tuple(network.layers),)
-    first, second = network.colours
-    # News comes from the input, and in the second phase from the output: whoever hears it first moves first.
-    return (second, first) if nudged and network.depth in second else (first, second)
+def output_force(dynamics: Dynamics, s: State, nudge: Nudge | None) -> dict[int, Array]:
+    """Return the force −β ∂ℓ/∂s^N of the nudge on layer N, and nothing for the other layers."""
+    if nudge is None:
+        return {}
+    return {len(s): -nudge.beta * dynamics.cost.derivative(s[-1], nudge.target)}
+
+
+def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:
+    """Return the activities of a state and their switches: all that ∂Φ/∂θ needs."""
+    activities = (x, *map(dynamics.activity, s))
+    return Snapshot(activities, dynamics.network.find_switches(theta, activities))
+
+
+# ---- the Jacobian of a free step
+
+
+@dataclass(frozen=True)
+class LinearStep:
+    """The free step s′ = F(s, θ), linearised at a state s.
+
+    With H the Jacobian of the drives (`Network.jvp_s`), and ``own``, ``gain`` and ``slope`` the
+    derivatives of the update with respect to s and to the drive and of the activity, per neuron,
+
+        J = ∂F/∂s = own + gain · H · slope
+
+    Attributes
+    ----------
+    at : Snapshot
+        The activities of s, and their switches.
+    own, gain, slope : tuple of ndarray
+        One array per free layer.
+    """
+
+    network: Network
+    theta: Theta
+    at: Snapshot
+    own: State
+    gain: State
+    slope: State
+
+    def jvp(self, v: State) -> State:
+        """Return the Jacobian-vector product J v."""
+        through = self.network.jvp_s(self.theta, _times(self.slope, v), self.at.switches)
+        return _plus(_times(self.own, v), _times(self.gain, through))
+
+    def vjp(self, u: State) -> State:
+        """Return the vector-Jacobian product Jᵀ u."""
+        through = self.network.vjp_s(self.theta, self.at_drives(u), self.at.switches)
+        return _plus(_times(self.own, u), _times(self.slope, through))
+
+    def at_drives(self, u: State) -> State:
+        """Return u carried back to the drives, from which `Network.vjp_theta` computes uᵀ ∂F/∂θ."""
+        return _times(self.gain, u)
+
+    def vjp_theta(self, u: State) -> Theta:
+        """Return uᵀ ∂F/∂θ, the mean over the batch."""
+        return self.network.vjp_theta([(self.at, self.at_drives(u))])
+
+
+def linearize(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> LinearStep:
+    """Return the free step linearised at the state s, with `LinearStep.jvp` and `LinearStep.vjp`.
+
+    Parameters
+    ----------
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    s : tuple of ndarray, each (B, …)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network.
+    """
+    check_batch(dynamics.network, theta, x, s)
+    return linear_step(dynamics, theta, dynamics.network.input_drive(theta, x), s)
+
+
+def linear_step(dynamics: Dynamics, theta: Theta, static: InputDrive, s: State) -> LinearStep:
+    """Return `linearize` without its checks, for an input whose drive is known."""
+    network = dynamics.network
+    activities = (static.x, *map(dynamics.activity, s))
+    drives, switches = network.drives(theta, activities, static)
+    values = list(zip(s, activities[1:], strict=True))
+    slopes = [
+        dynamics.update_slopes(value, activity, drives[n])
+        for n, (value, activity) in enumerate(values, start=1)
+    ]
+    return LinearStep(
+        network,
+        theta,
+        at=Snapshot(activities, static.switches | switches),
+        own=tuple(own for own, _ in slopes),
+        gain=tuple(gain for _, gain in slopes),
+        slope=tuple(dynamics.activity_slope(value, activity) for value, activity in values),
+    )
+
+
+def _times(a: State, b: State) -> State:
+    return tuple(p * q for p, q in zip(a, b, strict=True))
+
+
+def _plus(a: State, b: State) -> State:
+    return tuple(p + q for p, q in zip(a, b, strict=True))

@@ -31,10 +31,10 @@ from eqprop_np.checkpoint import CheckpointError, load, replacing
 from eqprop_np.datasets import DataError
 from eqprop_np.datasets import load as load_data
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.systems import SYSTEMS
 from eqprop_np.network import Theta
-from eqprop_np.rules import Phases
-from eqprop_np.rules.phases import free_phase
-from eqprop_np.theorem import SYSTEMS, NotAtRest, first_phase, gradients, updates
+from eqprop_np.rules.phases import Phases, free_phase
+from eqprop_np.theorem import NotConverged, first_phase, gradients, updates
 from eqprop_np.training import Samples
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -138,7 +138,7 @@ class Panel(NamedTuple):
     title : str
         Title of the panel.
     system : str
-        A name in `eqprop_np.theorem.SYSTEMS`.
+        A name in `eqprop_np.experiments.systems.SYSTEMS`.
     continual : bool
         Whether θ moves during the nudged phase.
     """
@@ -172,7 +172,7 @@ def draw_fig1b(panels: Sequence[Panel] = PAPER, seed: int = 0) -> Figure:
 
     Raises
     ------
-    NotAtRest
+    NotConverged
         If a free phase does not reach its steady state.
     """
     figure = Figure(figsize=(7, 2.7), layout="constrained")
@@ -345,7 +345,7 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
         If the first connection is not a convolution.
     """
     first, *_ = dynamics.network.inputs
-    if not first.pools:
+    if len(first.shape) != 4:
         raise ValueError(f"{first.name} is not a convolution: choose the checkpoint of a CNN")
     shapes = dynamics.network.shapes[1:]
     maps = [n for n, shape in enumerate(shapes) if len(shape) == 3]
@@ -410,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with rc_context(STYLE):
             save(options.draw(options), out)
-    except (NotAtRest, CheckpointError, DataError, OSError, ValueError) as error:
+    except (NotConverged, CheckpointError, DataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(out)

@@ -15,10 +15,11 @@ from eqprop_np import checkpoint
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.checkpoint import CheckpointError, Configuration
 from eqprop_np.datasets import DataError, load
-from eqprop_np.dynamics import SCHEDULES, Dynamics
-from eqprop_np.experiments import EXPERIMENTS, Experiment, spread
+from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.presets import EXPERIMENTS, SCHEDULES, Experiment, spread
 from eqprop_np.report import Report
-from eqprop_np.rules import ESTIMATES, RULES
+from eqprop_np.rules import RULES
+from eqprop_np.rules.phases import ESTIMATES
 from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
@@ -136,6 +137,8 @@ def _experiment(given: Given) -> Experiment:
     connections = 1 + sum(len(settings.get(n, getattr(preset, n))) for n in ("channels", "hidden"))
     if "learning_rates" not in settings and connections != len(preset.learning_rates):
         settings["learning_rates"] = spread(preset.learning_rates, connections)
+    if settings.get("schedule", preset.schedule) == "synchronous" and "omega" in settings:
+        raise BadInput("--omega is used only by the alternating schedule: leave out --omega or --schedule")
     try:
         return replace(preset, **settings)
     except ValueError as error:

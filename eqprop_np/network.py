@@ -1,13 +1,16 @@
-"""Φ: layers and connections as a graph, with ∂Φ/∂s and ∂Φ/∂θ.
+"""Φ of a network: a graph of layers and connections, with ∂Φ/∂s and ∂Φ/∂θ.
 
     Φ(x, s, θ) = Σ_c φ_c(s^pre, s^post; w_c) + Σ_n b_n · s^n
 
-Layers count from the input: layer 0 is x, clamped; layers 1…N are the state, a tuple (s¹, …, s^N)
-whose last member is the output ŷ. A chain of layers and the toy model's skip connection are both
-just lists of connections.
+Layer 0 is the input x. Layers 1…N are the state, a tuple (s¹, …, s^N), and s^N is the output ŷ.
+Inside this module *activities* are (x, s¹, …, s^N), so that index n is layer n. In real time the layers
+see each other through ρ, and the activities are (x, ρ(s¹), …, ρ(s^N)).
 
-Parameters are a dict of arrays: ``"w1-2"`` for the connection from layer 1 to layer 2, ``"b2"`` for
-the bias of layer 2 (one number per neuron, or per channel of an image).
+Parameters are a dict of arrays: "w1-2" for the connection from layer 1 to layer 2, "b2" for the bias of
+layer 2, which has one number per neuron, or per channel of an image.
+
+An *untied* network has two weights for a connection between free layers: "w1-2" for the drive to layer 2
+and "w2-1", of the same shape, for the drive to layer 1. Its drives are not the derivative of any Φ.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,32 +20,49 @@ from operator import iadd
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Array
-from eqprop_np.connections import Connection, ConvPool, Dense, Directed, Shape
+from eqprop_np.checks import check_batch
+from eqprop_np.connections import Connection, ConvPool, Dense, Shape, flat
 
 Theta = dict[str, Array]
 State = tuple[Array, ...]
+Activities = tuple[Array, ...]
 Switches = dict[str, Array | None]
 
 
-class Clamped(NamedTuple):
-    """All that a clamped input gives the layers, computed once per batch.
+class InputDrive(NamedTuple):
+    """The part of the drives that is the same at each step of a phase.
 
-    ``drive[n]`` is what reaches layer n from x and from its bias, the same at every step;
-    ``switches`` are those of the connections that leave x.
+    Attributes
+    ----------
+    x : ndarray, shape (B, …)
+        The input.
+    drives : dict
+        For each layer n, its bias plus the drive that it gets from x.
+    switches : dict
+        The switches of the connections that leave x.
     """
 
     x: Array
-    drive: dict[int, Array]
+    drives: dict[int, Array]
     switches: Switches
 
 
-def angle_between(a: Array, b: Array) -> float:
-    """The angle between two flat vectors, in degrees."""
-    a, b = (v / np.linalg.norm(v) for v in (a.astype(np.float64), b.astype(np.float64)))
-    # Exact for small angles too, where the cosine is 1 to all digits (W. Kahan).
-    return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+class Snapshot(NamedTuple):
+    """The activities (x, s¹, …, s^N) of a batch, and the switches that belong to them."""
+
+    activities: Activities
+    switches: Switches
+
+
+class Pair(NamedTuple):
+    """Two sets of activities: `Network.pair_gradient` takes pre from the first and post from the second."""
+
+    pre: Activities
+    post: Activities
+    switches: Switches
 
 
 @dataclass(frozen=True)
@@ -51,287 +71,410 @@ class Network:
 
     Parameters
     ----------
-    shapes : the shape of each layer without the batch, the input's first.
-    connections : the terms of Φ, each from a layer to a later one.
+    shapes : tuple of tuple of int
+        The shape of each layer without the batch; the input's first, the output's last.
+    connections : tuple of Connection
+        The terms of Φ. Each leads from a layer to a later one.
+    tied : bool
+        Whether both drives of a connection use one weight. Φ exists only then.
+
+    Raises
+    ------
+    ValueError
+        If a connection does not fit the shapes, if two parameters have the same name, or if no connection
+        leads to some layer.
+
+    Examples
+    --------
+    >>> network = Network(((4,), (3,)), (Dense(0, 1, (4,), (3,)),))
+    >>> print(network.parameter_shapes)
+    {'w0-1': (4, 3), 'b1': (3,)}
     """
 
     shapes: tuple[Shape, ...]
     connections: tuple[Connection, ...]
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shapes", tuple(tuple(shape) for shape in self.shapes))
+        object.__setattr__(self, "connections", tuple(self.connections))
+        _check_graph(self)
 
     @property
     def depth(self) -> int:
-        """N, the number of layers besides the input."""
+        """N, the number of layers without the input."""
         return len(self.shapes) - 1
 
     @cached_property
     def layers(self) -> range:
-        """The free layers, 1…N."""
+        """The indices of the free layers, 1…N."""
         return range(1, len(self.shapes))
 
     @cached_property
     def inputs(self) -> tuple[Connection, ...]:
-        """The connections that leave the clamped input."""
+        """The connections that leave the input."""
         return tuple(c for c in self.connections if c.pre == 0)
 
     @cached_property
     def recurrent(self) -> tuple[Connection, ...]:
-        """The connections between free layers, which work in both directions or come in pairs."""
+        """The connections between free layers, which act in both directions."""
         return tuple(c for c in self.connections if c.pre > 0)
 
     @cached_property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The names of the untied weights w_f and w_b, pair by pair."""
-        return tuple((f"w{c.post}-{c.pre}", c.name) for c in self.recurrent if c.pre > c.post)
-
-    @cached_property
-    def colours(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The free layers in two groups without a connection inside either: in a chain, odd and even.
+    def groups(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The free layers in two groups without a connection inside a group; in a chain, odd and even.
 
         Raises
         ------
         ValueError
-            If there are no such groups (a cycle of odd length).
+            If there are no such groups, because the graph has a cycle of odd length.
         """
-        colour: dict[int, int] = {}
+        group: dict[int, int] = {}
 
-        def paint(n: int, k: int) -> None:
-            if n not in colour:
-                colour[n] = k
+        def assign(n: int, k: int) -> None:
+            if n not in group:
+                group[n] = k
                 for c in self.recurrent:
                     if n in (c.pre, c.post):
-                        paint(c.pre + c.post - n, 1 - k)
-            elif colour[n] != k:
-                raise ValueError("this graph has an odd cycle: use schedule='synchronous'")
+                        assign(c.pre + c.post - n, 1 - k)
+            elif group[n] != k:
+                raise ValueError("the graph has a cycle of odd length: use the schedule Synchronous()")
 
         for n in self.layers:
-            paint(n, colour.get(n, 0))
-        return tuple(tuple(n for n in self.layers if colour[n] == k) for k in (0, 1))
+            assign(n, group.get(n, 0))
+        first, second = (tuple(n for n in self.layers if group[n] == k) for k in (0, 1))
+        return first, second
 
     # ---- parameters and states
+
+    def backward_name(self, c: Connection) -> str:
+        """Return the name in θ of the weight with which post drives pre."""
+        return c.name if self.tied else f"w{c.post}-{c.pre}"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
         """The name and shape of each parameter."""
         weights = {c.name: c.shape for c in self.connections}
-        return weights | {f"b{n}": self.shapes[n][-1:] for n in self.layers}
+        biases = {f"b{n}": self.shapes[n][-1:] for n in self.layers}
+        return weights | biases | {self.backward_name(c): c.shape for c in self.recurrent}
 
-    def init(self, rng: np.random.Generator, dtype: type = np.float32, angle: float = 0.0) -> Theta:
-        """Weights and biases drawn uniformly from ±1/√fan_in, as the published experiments do.
+    def init(self, rng: np.random.Generator, dtype: DTypeLike = np.float32, psi: float = 0.0) -> Theta:
+        """Return random parameters, uniform in ±1/√fan_in as in the published experiments.
 
-        Of an untied pair, w_f is drawn, and w_b is its transpose with each sign flipped with probability
-        ½(1 − cos ψ): ``angle``, in degrees, is this ψ, which `angle` then measures up to chance.
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+        dtype : dtype
+        psi : float
+            ψ in degrees, for untied networks only. A backward weight starts as its forward weight with
+            each sign flipped with probability ½(1 − cos ψ), so that ψ is the expected angle between them.
+
+        Examples
+        --------
+        >>> theta = chain([4, 8, 3]).init(np.random.default_rng(0))
+        >>> print({name: value.shape for name, value in theta.items()})
+        {'w0-1': (4, 8), 'w1-2': (8, 3), 'b1': (8,), 'b2': (3,)}
         """
+        if not 0 <= psi <= 180 or (psi and self.tied):
+            raise ValueError(f"psi must be from 0 to 180 degrees, and 0 for tied weights, got {psi}")
         fan_in = {f"b{c.post}": c.fan_in for c in reversed(self.connections)}
         fan_in |= {c.name: c.fan_in for c in self.connections}
-        backward = [back for _, back in self.pairs]
         theta = {
-            name: rng.uniform(-1, 1, shape).astype(dtype) / np.sqrt(fan_in[name], dtype=dtype)
-            for name, shape in self.parameter_shapes.items()
-            if name not in backward
+            name: rng.uniform(-1, 1, self.parameter_shapes[name]).astype(dtype)
+            / np.sqrt(fan_in[name], dtype=dtype)
+            for name in self.parameter_shapes
+            if name in fan_in
         }
-        for forward, back in self.pairs:
-            transpose = theta[forward].T.copy()
-            flipped = rng.random(transpose.shape) < (1 - np.cos(np.deg2rad(angle))) / 2
-            theta[back] = np.where(flipped, -transpose, transpose)
+        if not self.tied:
+            for c in self.recurrent:
+                flipped = (1 - np.cos(np.deg2rad(psi))) / 2 > rng.random(c.shape[::-1]).T
+                theta[self.backward_name(c)] = np.where(flipped, -theta[c.name], theta[c.name])
         return theta
 
-    def angle(self, theta: Theta) -> float | None:
-        """The angle between w_f and w_bᵀ, those of all untied pairs as one flat vector, in degrees."""
-        if not self.pairs:
-            return None
-        forward = np.concatenate([theta[name].ravel() for name, _ in self.pairs])
-        backward = np.concatenate([theta[name].T.ravel() for _, name in self.pairs])
-        return angle_between(forward, backward)
-
-    def zeros(self, batch: int, dtype: np.dtype) -> State:
-        """The state at which every phase one starts."""
+    def zeros(self, batch: int, dtype: DTypeLike) -> State:
+        """Return the state in which each first phase begins."""
         return tuple(np.zeros((batch, *self.shapes[n]), dtype) for n in self.layers)
 
-    # ---- Φ and its derivatives
+    # ---- Φ and its derivatives, for a caller
 
     def phi(self, theta: Theta, x: Array, s: State) -> Array:
-        """Φ(x, s, θ) for each sample of the batch, (B,)."""
-        layers = (x, *s)
-        total = sum(c.phi(theta[c.name], layers[c.pre], layers[c.post]) for c in self.connections)
-        for n in self.layers:
-            total = total + (layers[n] * theta[f"b{n}"]).reshape(len(x), -1).sum(axis=1)
+        """Return Φ(x, s, θ) for each sample, shape (B,).
+
+        Parameters
+        ----------
+        theta : dict of ndarray
+        x : ndarray, shape (B, …)
+        s : tuple of ndarray, each (B, …)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument does not fit the network, or if its weights are untied.
+        """
+        check_batch(self, theta, x, s)
+        self.require_tied()
+        a = (x, *s)
+        weights = sum(c.phi(theta[c.name], a[c.pre], a[c.post]) for c in self.connections)  # Σ_c φ_c
+        biases = sum(flat(a[n] * theta[f"b{n}"]).sum(axis=1) for n in self.layers)  # Σ_n b_n · s^n
+        total: Array = weights + biases
         return total
 
-    def clamp(self, theta: Theta, x: Array) -> Clamped:
-        """The part of ∂Φ/∂s that does not change while x and θ stay: from the input and the biases."""
-        drive: dict[int, Array] = {n: theta[f"b{n}"] for n in self.layers}
+    def dphi_ds(self, theta: Theta, x: Array, s: State) -> State:
+        """Return ∂Φ/∂s(x, s, θ) of Eq. (1), one array per free layer. With untied weights this is F(x, s, θ).
+
+        The parameters and errors are those of `phi`.
+        """
+        check_batch(self, theta, x, s)
+        drives, _ = self.drives(theta, (x, *s), self.input_drive(theta, x))
+        return tuple(drives[n] for n in self.layers)
+
+    def dphi_dtheta(self, theta: Theta, x: Array, s: State) -> Theta:
+        """Return ∂Φ/∂θ(x, s, θ) of Eq. (2), the mean over the batch.
+
+        The parameters and errors are those of `phi`.
+        """
+        check_batch(self, theta, x, s)
+        self.require_tied()
+        a = (x, *s)
+        switches = self.find_switches(theta, a)
+        mean = tuple(value / len(x) for value in a)
+        return self.linear_gradient(x, mean, switches) | self.pair_gradient([Pair(a, mean, switches)])
+
+    def require_tied(self) -> None:
+        """Raise a ValueError if the weights are untied."""
+        if not self.tied:
+            raise ValueError("this network's weights are untied, so it has no Φ: use the rule vf or cvf")
+
+    # ---- the drives, in parts. From here on no function checks its arguments.
+
+    def input_drive(self, theta: Theta, x: Array) -> InputDrive:
+        """Return the part of the drives that does not change while x and θ stay."""
+        drives: dict[int, Array] = {n: theta[f"b{n}"] for n in self.layers}
         switches: Switches = {}
         for c in self.inputs:
-            value, switches[c.name] = c.to_post(theta[c.name], x)
-            drive[c.post] = value + drive[c.post]
-        return Clamped(x, drive, switches)
+            drive, switches[c.name] = c.to_post(theta[c.name], x)
+            drives[c.post] = drive + drives[c.post]
+        return InputDrive(x, drives, switches)
 
     def drives(
         self,
         theta: Theta,
-        s: Sequence[Array],
-        clamped: Mapping[int, Array],
-        switches: Switches,
+        activities: Sequence[Array],
+        static: InputDrive,
         targets: Iterable[int] | None = None,
-        *,
-        held: bool = False,
+        switches: Mapping[str, Array | None] | None = None,
     ) -> tuple[dict[int, Array], Switches]:
-        """∂Φ/∂s^n for each layer n in ``targets`` (all, if None), as new arrays.
+        """Return ∂Φ/∂s^n for each layer n in ``targets``, and the switches of the activities.
 
         Parameters
         ----------
-        s : the free layers' states, s¹ first.
-        clamped : `Clamped.drive`.
-        switches : those that belong to ``s``; found where missing. A connection into a target finds
-            its own anew, unless they are ``held``.
-
-        Returns
-        -------
-        drives, switches
-            Of each target; of every pooling connection at ``s``.
+        activities : (x, s¹, …, s^N)
+        static : InputDrive
+        targets : layers, optional
+            All free layers by default.
+        switches : dict, optional
+            The switches of these activities, as far as they are known. Those of a connection into a
+            target are computed in any case.
         """
         targets = self.layers if targets is None else targets
-        switches = dict(switches)
+        switches = dict(switches or {})
         drives: dict[int, Array] = {}
 
         def add(n: int, drive: Array) -> None:
-            drive += drives.get(n, clamped[n])
-            drives[n] = drive
+            if n in drives:
+                drives[n] += drive
+            else:
+                drives[n] = drive + static.drives[n]
 
         for c in self.recurrent:
-            if c.post in targets or (c.pools and c.name not in switches):
-                given = switches[c.name] if held and c.pools else None
-                drive, switches[c.name] = c.to_post(theta[c.name], s[c.pre - 1], given)
+            if c.post in targets or (c.has_switches and c.name not in switches):
+                drive, switches[c.name] = c.to_post(theta[c.name], activities[c.pre])
                 if c.post in targets:
                     add(c.post, drive)
         for c in self.recurrent:
-            if c.mutual and c.pre in targets:
-                add(c.pre, c.to_pre(theta[c.name], s[c.post - 1], switches.get(c.name)))
-        for n in targets:  # a layer that only the input drives
+            if c.pre in targets:
+                backward = theta[self.backward_name(c)]
+                add(c.pre, c.to_pre(backward, activities[c.post], switches.get(c.name)))
+        for n in targets:  # a layer that is driven only by the input
             if n not in drives:
-                drives[n] = np.broadcast_to(clamped[n], s[n - 1].shape).copy()
+                drives[n] = np.broadcast_to(static.drives[n], activities[n].shape).copy()
         return drives, switches
 
-    def dphi_ds(self, theta: Theta, x: Array, s: State) -> State:
-        """∂Φ/∂s(x, s, θ), the right-hand side of Eq. (1), one array per free layer."""
-        drives, _ = self.drives(theta, s, self.clamp(theta, x).drive, {})
-        return tuple(drives[n] for n in self.layers)
+    def find_switches(self, theta: Theta, activities: Activities) -> Switches:
+        """Return the switches of these activities, for each connection that has switches."""
+        return {
+            c.name: c.to_post(theta[c.name], activities[c.pre])[1] for c in self.connections if c.has_switches
+        }
+
+    # ---- the Jacobian of the drives, H = ∂(∂Φ/∂s)/∂s
+
+    def jvp_s(self, theta: Theta, v: State, switches: Switches) -> State:
+        """Return H v, with the switches held.
+
+        The input and the biases do not depend on s, so only the drives between free layers remain.
+        """
+        return self._linear_drives(theta, v, switches, transposed=False)
 
     def vjp_s(self, theta: Theta, v: State, switches: Switches) -> State:
-        """The vector-Jacobian product vᵀ ∂(∂Φ/∂s)/∂s, with the switches held.
+        """Return Hᵀ v, with the switches held.
 
-        The Jacobian of the drives is ∂²Φ/∂s², a symmetric matrix H: what carries v back through the
-        drives is what carries a state forward, the drives themselves. Held switches make them linear;
-        the input and the biases, which do not depend on s, drop out. Of an untied pair, H has w_f where
-        Hᵀ has w_bᵀ: the two change places.
+        H consists of the linear drives A to post and B to pre of each connection. For tied weights B is
+        Aᵀ, so H is symmetric, and this is `jvp_s`: the drives that carry a state forward also carry a
+        gradient back. For untied weights, transposing exchanges the two weights of each connection.
         """
-        for forward, back in self.pairs:
-            theta = theta | {forward: theta[back].T, back: theta[forward].T}
-        silent = {n: np.zeros((), v[n - 1].dtype) for n in self.layers}
-        drives, _ = self.drives(theta, v, silent, switches, held=True)
-        return tuple(drives[n] for n in self.layers)
+        return self._linear_drives(theta, v, switches, transposed=True)
 
-    def vjp_theta(self, x: Array, terms: Sequence[tuple[State, State, Switches]]) -> Theta:
-        """The vector-Jacobian product Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at (x, s_k), the mean over the batch.
+    def _linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
+        values = dict(enumerate(v, start=1))
+        result = {n: np.zeros_like(value) for n, value in values.items()}
+        for c in self.recurrent:
+            up, down = theta[c.name], theta[self.backward_name(c)]
+            if transposed:
+                up, down = down, up
+            held = switches.get(c.name)
+            result[c.post] += c.to_post(up, values[c.pre], held)[0]
+            result[c.pre] += c.to_pre(down, values[c.post], held)
+        return tuple(result.values())
 
-        A connection's weight stands in two drives: post's, where it meets s^pre, and pre's, where it
-        meets s^post. Each is answered by ∂φ/∂w with v in the place of the driven layer. An untied weight
-        stands in post's drive alone.
+    # ---- every derivative with respect to θ, from two functions
+
+    def linear_gradient(self, x: Array, v: Activities, switches: Switches) -> Theta:
+        """Return Σ_batch ∂φ(x, v^post)/∂w for the input's weights, and Σ_batch v^n for the biases.
+
+        Φ is linear in s for these parameters. So v may be a sum or a difference of several states.
+        ``v`` is indexed by layer; entry 0 is not used.
+        """
+        weights = {c.name: c.gradient(x, v[c.post], switches.get(c.name)) for c in self.inputs}
+        return weights | {f"b{n}": v[n].sum(axis=tuple(range(v[n].ndim - 1))) for n in self.layers}
+
+    def pair_gradient(self, pairs: Sequence[Pair]) -> Theta:
+        """Return Σ_k Σ_batch ∂φ(p_k^pre, q_k^post)/∂w for the weights between free layers."""
+        return {
+            c.name: reduce(
+                iadd, [c.gradient(p[c.pre], q[c.post], switches.get(c.name)) for p, q, switches in pairs]
+            )
+            for c in self.recurrent
+        }
+
+    def contrast(self, a: Snapshot, b: Snapshot, beta: float) -> Theta:
+        """Return (∂Φ/∂θ(a) − ∂Φ/∂θ(b)) / β of Eqs. (2), (5) and (7), the mean over the batch.
+
+        Each state has its own switches, as in Eq. (4).
+        """
+        self.require_tied()
+        x, k = a.activities[0], 1 / beta
+        change = tuple((k * p - k * q) / len(x) for p, q in zip(a.activities, b.activities, strict=True))
+        scaled = [
+            Pair(s.activities, tuple(sign * k / len(x) * value for value in s.activities), s.switches)
+            for sign, s in ((1, a), (-1, b))
+        ]
+        return self.linear_gradient(x, change, a.switches) | self.pair_gradient(scaled)
+
+    def vjp_theta(self, terms: Sequence[tuple[Snapshot, State]]) -> Theta:
+        """Return Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at the state s_k, the mean over the batch.
+
+        The weight of a connection enters two drives: that of post, where it meets s^pre, and that of
+        pre, where it meets s^post. Each derivative is ∂φ/∂w with v in the place of the driven layer.
 
         Parameters
         ----------
-        terms : (s_k, v_k, the switches that belong to s_k), of the same inputs.
+        terms : sequence of (s_k, v_k)
+            States of the same input, each with one array v per free layer.
         """
-        v = _sum([v for _, v, _ in terms])
-        return self.outer_vjp_theta(x, v, terms[0][2]) | self.inner_vjp_theta(terms)
-
-    def outer_vjp_theta(self, x: Array, v: State, switches: Switches) -> Theta:
-        """`vjp_theta` for the input's weights and the biases alone.
-
-        In the drives they do not meet s, so that one sum of the v is enough for several terms.
-        """
-        v = tuple(value / len(x) for value in v)
-        weights = {c.name: c.gradient(x, v[c.post - 1], switches.get(c.name)) for c in self.inputs}
-        biases = {f"b{n}": v[n - 1].sum(axis=tuple(range(v[n - 1].ndim - 1))) for n in self.layers}
-        return weights | biases
-
-    def inner_vjp_theta(self, terms: Sequence[tuple[State, State, Switches]]) -> Theta:
-        """`vjp_theta` for the weights between free layers alone."""
-        terms = [(s, tuple(value / len(value) for value in v), switches) for s, v, switches in terms]
-        result: Theta = {}
-        for c in self.recurrent:
-            pre, post = c.pre - 1, c.post - 1
-            gradients = [c.gradient(s[pre], v[post], switches.get(c.name)) for s, v, switches in terms]
-            if c.mutual:
-                gradients += [c.gradient(v[pre], s[post], switches.get(c.name)) for s, v, switches in terms]
-            result[c.name] = reduce(iadd, gradients)
-        return result
-
-    def find_switches(self, theta: Theta, x: Array, s: State) -> Switches:
-        """Where the maxima of each pooling connection stand at (x, s)."""
-        layers = (x, *s)
-        return {c.name: c.to_post(theta[c.name], layers[c.pre])[1] for c in self.connections if c.pools}
-
-    def dphi_dtheta(self, theta: Theta, x: Array, s: State, switches: Switches | None = None) -> Theta:
-        """∂Φ/∂θ(x, s, θ), the mean over the batch; ``switches`` are found where they are not given."""
-        if switches is None:
-            switches = self.find_switches(theta, x, s)
-        return self.combine_dphi_dtheta(x, [(1.0, s, switches)])
-
-    def combine_dphi_dtheta(self, x: Array, terms: Sequence[tuple[float, State, Switches]]) -> Theta:
-        """Σ_k a_k ∂Φ/∂θ(x, s_k, θ), the mean over the batch, for several states of the same inputs.
-
-        Parameters
-        ----------
-        terms : (a_k, s_k, the switches that belong to s_k). Two of them, with opposite a_k, make the
-            difference that Eq. (2) wants.
-        """
-        total = _sum([tuple(a * value for value in s) for a, s, _ in terms])
-        return self.outer_vjp_theta(x, total, terms[0][2]) | self.inner_dphi_dtheta(terms)
-
-    def inner_dphi_dtheta(self, terms: Sequence[tuple[float, State, Switches]]) -> Theta:
-        """`combine_dphi_dtheta` for the weights between free layers alone.
-
-        Raises
-        ------
-        ValueError
-            If the weights are untied: then there is no Φ.
-        """
-        if self.pairs:
-            raise ValueError("this network's weights are untied, so it has no Φ: its rules are vf and cvf")
-        result: Theta = {}
-        for c in self.recurrent:
-            gradients = [
-                c.gradient(s[c.pre - 1], a / len(s[0]) * s[c.post - 1], switches.get(c.name))
-                for a, s, switches in terms
-            ]
-            result[c.name] = reduce(iadd, gradients)
-        return result
+        (x, *_), switches = terms[0][0]
+        total = reduce(_add, (v for _, v in terms))
+        mean = tuple(value / len(x) for value in total)
+        ups, downs = [], []
+        for (s, held), v in terms:
+            v = (x, *(value / len(x) for value in v))
+            ups.append(Pair(s, v, held))
+            downs.append(Pair(v, s, held))
+        linear = self.linear_gradient(x, (x, *mean), switches)
+        if self.tied:
+            return linear | self.pair_gradient(ups + downs)
+        backward = self.pair_gradient(downs)
+        return (
+            linear
+            | self.pair_gradient(ups)
+            | {self.backward_name(c): backward[c.name] for c in self.recurrent}
+        )
 
 
-def _sum(states: Sequence[State]) -> State:
-    return tuple(reduce(np.add, values) for values in zip(*states, strict=True))
+def _add(a: State, b: State) -> State:
+    return tuple(p + q for p, q in zip(a, b, strict=True))
+
+
+def _check_graph(network: Network) -> None:
+    """Raise a ValueError if the connections, the shapes and the names do not fit together."""
+    shapes = network.shapes
+    if len(shapes) < 2:
+        raise ValueError(f"a network needs an input and at least one layer, got {len(shapes)} shapes")
+    for n, shape in enumerate(shapes):
+        if not shape or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
+            raise ValueError(f"layer {n} must have a shape of positive integers, got {shape}")
+    for c in network.connections:
+        if not 0 <= c.pre < c.post < len(shapes):
+            raise ValueError(
+                f"connection {c.name} leads from layer {c.pre} to {c.post}, but it must lead "
+                f"from a layer to a later one of 0…{network.depth}"
+            )
+        for n, shape in ((c.pre, c.pre_shape), (c.post, c.post_shape)):
+            if shape != shapes[n]:
+                raise ValueError(
+                    f"connection {c.name} has shape {shape} for layer {n}, but the layer has {shapes[n]}"
+                )
+    if idle := sorted(set(network.layers) - {c.post for c in network.connections}):
+        raise ValueError(
+            f"no connection leads to layer {idle[0]}: every layer needs one from an earlier layer"
+        )
+    names = [c.name for c in network.connections] + [f"b{n}" for n in network.layers]
+    if not network.tied:
+        names += [network.backward_name(c) for c in network.recurrent]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two parameters have the name {min(twice)}: give one connection another name")
 
 
 def chain(sizes: Sequence[int]) -> Network:
-    """A chain of dense layers: ``chain([784, 512, 10])`` is the network of P-1h."""
+    """Return a chain of dense layers.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        The number of neurons of each layer, the input's first. P-1h is ``chain([784, 512, 10])``.
+
+    Examples
+    --------
+    >>> print(chain([784, 512, 10]).parameter_shapes)
+    {'w0-1': (784, 512), 'w1-2': (512, 10), 'b1': (512,), 'b2': (10,)}
+    """
     shapes = tuple((size,) for size in sizes)
-    connections = tuple(Dense(n, n + 1, shapes[n], shapes[n + 1]) for n in range(len(sizes) - 1))
-    return Network(shapes, connections)
+    return Network(shapes, tuple(Dense(n, n + 1, shapes[n], shapes[n + 1]) for n in range(len(sizes) - 1)))
 
 
 def convolutional(
     image: Shape, channels: Sequence[int], dense: Sequence[int], kernel: int = 5, pool: int = 2
 ) -> Network:
-    """Convolutions with pooling, then dense layers: P-conv is ``convolutional((28, 28, 1), [32, 64], [10])``.
+    """Return convolutions with pooling, followed by dense layers.
 
     Parameters
     ----------
-    image : (H, W, C) of the input.
-    channels : the channels of each convolutional layer.
-    dense : the sizes of the dense layers, the output's last.
+    image : tuple of int
+        (H, W, C) of the input.
+    channels : sequence of int
+        The number of channels of each convolutional layer.
+    dense : sequence of int
+        The sizes of the dense layers, the output's last.
+    kernel, pool : int
+        The sides of the kernels and of the pooling windows.
+
+    Examples
+    --------
+    The network of P-conv:
+
+    >>> print(convolutional((28, 28, 1), [32, 64], [10]).shapes)
+    ((28, 28, 1), (12, 12, 32), (4, 4, 64), (10,))
     """
-    shapes: list[Shape] = [image]
+    shapes: list[Shape] = [tuple(image)]
     connections: list[Connection] = []
     for n, features in enumerate(channels):
         connections.append(ConvPool(n, n + 1, shapes[-1], features, kernel, pool))
@@ -342,25 +485,10 @@ def convolutional(
     return Network(tuple(shapes), tuple(connections))
 
 
-def untied(network: Network) -> Network:
-    """The graph of VF and C-VF: a weight of its own for each way between two free layers, "w1-2" and "w2-1".
-
-    Raises
-    ------
-    ValueError
-        If a convolution leads from one free layer to another: only dense connections can be untied.
-    """
-    connections: list[Connection] = list(network.inputs)
-    for c in network.recurrent:
-        if not isinstance(c, Dense):
-            raise ValueError(f"{c.name} is a convolution, and only dense connections can be untied")
-        connections.append(Directed(c.pre, c.post, c.pre_shape, c.post_shape))
-        connections.append(Directed(c.post, c.pre, c.post_shape, c.pre_shape))
-    return Network(network.shapes, tuple(connections))
-
-
 def toy(inputs: int = 10, hidden: int = 50, outputs: int = 5) -> Network:
-    """The toy model of Fig. 1(b): x → h, x → o and h → o, so that a skip makes it more than a chain."""
+    """Return the toy model of Fig. 1(b), with connections x → h, x → o and h → o.
+
+    The connection x → o skips a layer, so this network is not a chain.
+    """
     shapes = ((inputs,), (hidden,), (outputs,))
-    pairs = ((0, 1), (0, 2), (1, 2))
-    return Network(shapes, tuple(Dense(a, b, shapes[a], shapes[b]) for a, b in pairs))
+    return Network(shapes, tuple(Dense(a, b, shapes[a], shapes[b]) for a, b in ((0, 1), (0, 2), (1, 2))))

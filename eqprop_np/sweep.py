@@ -39,10 +39,11 @@ from tqdm import tqdm
 from eqprop_np.checkpoint import Configuration
 from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments import EXPERIMENTS, Experiment
-from eqprop_np.network import Theta, angle_between
+from eqprop_np.experiments.presets import EXPERIMENTS, UNTIED, Experiment
+from eqprop_np.network import Theta
 from eqprop_np.report import summarize, write_json
-from eqprop_np.rules import RULES, UNTIED, bptt
+from eqprop_np.rules import RULES
+from eqprop_np.rules.vector_field import angle_between
 from eqprop_np.training import Progress, Samples, begin_worker, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
@@ -68,7 +69,7 @@ def grid(
     Parameters
     ----------
     presets : iterable of str
-        Names in `eqprop_np.experiments.EXPERIMENTS`.
+        Names in `eqprop_np.experiments.presets.EXPERIMENTS`.
     angles : iterable of float
         Angles ψ in degrees between forward and backward weights at the start. Only rules with untied
         weights use them.
@@ -181,13 +182,16 @@ def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, sampl
     """
     rng = np.random.default_rng(0)
     theta = {name: value.astype(np.float64) for name, value in theta.items()}
-    phases = replace(experiment.phases, tol=0.0, rates=experiment.rates(dynamics.network, 0))
+    phases = replace(
+        replace(experiment, tol=0.0).phases, learning_rates=experiment.rates(dynamics.network, 0)
+    )
+    rules = [RULES[name].fastest(dynamics.network) for name in (experiment.rule, "bptt")]
     angles = []
     for first in range(0, min(len(samples), BATCHES * experiment.batch_size), experiment.batch_size):
         batch = samples[first : first + experiment.batch_size]
         x, y = (a.astype(np.float64) for a in (batch.inputs(dynamics), batch.targets(dynamics)))
         drawn = phases.draw(rng)
-        gradients = (rule(dynamics, theta, x, y, drawn).gradient for rule in (RULES[experiment.rule], bptt))
+        gradients = (rule(dynamics, theta, x, y, drawn).gradient for rule in rules)
         angles.append(
             angle_between(*(np.concatenate([g[name].ravel() for name in theta]) for g in gradients))
         )

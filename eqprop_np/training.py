@@ -20,10 +20,11 @@ from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments import Experiment
+from eqprop_np.experiments.presets import Experiment
 from eqprop_np.network import Network, Theta
-from eqprop_np.rules import RULES, Phases
-from eqprop_np.rules.phases import free_phase
+from eqprop_np.rules import RULES
+from eqprop_np.rules.phases import Phases, free_phase
+from eqprop_np.rules.vector_field import weight_angle
 
 EVALUATION_BATCH = 250
 
@@ -98,8 +99,8 @@ class Progress:
     def begin(cls, experiment: Experiment, dynamics: Dynamics, seed: int) -> "Progress":
         """Before the first batch."""
         rng = np.random.default_rng(seed)
-        theta = dynamics.network.init(rng, angle=experiment.angle)
-        return cls(theta, rng, rng.bit_generator.state, angle=dynamics.network.angle(theta))
+        theta = dynamics.network.init(rng, psi=experiment.angle)
+        return cls(theta, rng, rng.bit_generator.state, angle=weight_angle(dynamics.network, theta))
 
 
 def sgd(theta: Theta, gradient: Theta, rates: Mapping[str, float]) -> None:
@@ -162,7 +163,7 @@ def _epoch(
     on_batch: Callable[[Progress], bool],
 ) -> bool:
     """The rest of the epoch under way; False if ``on_batch`` ended it early."""
-    phases = replace(experiment.phases, rates=experiment.rates(dynamics.network, progress.epoch))
+    phases = replace(experiment.phases, learning_rates=experiment.rates(dynamics.network, progress.epoch))
     order = _order(progress, len(training))
     size = experiment.batch_size
     while progress.batch * size < len(training):
@@ -177,7 +178,7 @@ def _epoch(
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        sgd(progress.theta, gradient, phases.rates)
+        sgd(progress.theta, gradient, phases.learning_rates)
         progress.errors += _wrong(output, batch)
         progress.steps += steps
         progress.batch += 1
@@ -214,7 +215,7 @@ def _finish_epoch(progress: Progress, network: Network, size: int, test_error: f
         "seconds": round(progress.seconds, 2),
         "free_steps": progress.steps / progress.batch,
     }
-    if (angle := network.angle(progress.theta)) is not None:
+    if (angle := weight_angle(network, progress.theta)) is not None:
         record["angle"] = angle
     progress.history.append(record)
     progress.batch, progress.errors, progress.steps = 0, 0, 0.0
@@ -274,7 +275,8 @@ class Part(NamedTuple):
 
 
 def _part(samples: Samples, rule: str, dynamics: Dynamics, theta: Theta, phases: Phases) -> Part:
-    update = RULES[rule](dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
+    fastest = RULES[rule].fastest(dynamics.network)
+    update = fastest(dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
     return Part(update.gradient, update.free.state[-1], update.free.steps)
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from eqprop_np.cost import cost
 from examples import NETWORKS, rngs
 from hypothesis import given
 
 from eqprop_np.activations import ACTIVATIONS, Activation, Array, hard_sigmoid, sigmoid, tanh
-from eqprop_np.cost import cost
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, relax, step_vjp
 from eqprop_np.network import State, Theta
 from eqprop_np.rules import Phases

@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from eqprop_np.cost import cost, cost_derivative
 from examples import NETWORKS, all_clear, draw, networks, rngs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from eqprop_np.activations import ACTIVATIONS, Activation, Array, hard_sigmoid, sigmoid, tanh
-from eqprop_np.cost import cost, cost_derivative
 from eqprop_np.dynamics import SCHEDULES, DiscreteTime, Dynamics, Nudge, RealTime, relax, step
 from eqprop_np.experiments import EXPERIMENTS
 from eqprop_np.network import Network, State, Theta, chain

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from eqprop_np.cost import cost, cost_derivative
 from examples import NETWORKS, draw, networks, rngs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eqprop_np.activations import Activation, Array, hard_sigmoid, sigmoid, tanh
-from eqprop_np.cost import cost, cost_derivative
 from eqprop_np.dynamics import SCHEDULES, DiscreteTime, Dynamics, Nudge, RealTime, Schedule, relax
 from eqprop_np.network import Network, Theta
 from eqprop_np.rules import ESTIMATES, Estimate, Phases, ep

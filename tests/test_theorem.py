@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from eqprop_np.cost import cost_derivative
 
 from eqprop_np import network, theorem
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
-from eqprop_np.cost import cost_derivative
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, relax
 from eqprop_np.rules import Phases, ep
 from eqprop_np.theorem import (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eqprop_np.cost import cost
 from examples import NETWORKS
 from test_continual import assert_close, distance, each_dynamics, problem
 
 from eqprop_np import mnist, network
 from eqprop_np.activations import Array, tanh
-from eqprop_np.cost import cost
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, relax, step
 from eqprop_np.experiments import EXPERIMENTS
 from eqprop_np.network import Network, Theta, angle_between

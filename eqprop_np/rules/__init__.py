@@ -1,22 +1,79 @@
-"""The learning rules, one contract for all.
+"""The learning rules, with one contract for all, and the table of them.
 
-A rule maps (dynamics, θ, x, y, phases) to an `Update`, whose gradient is dL/dθ: the mean over
-the batch, to be descended.
+A rule maps (dynamics, θ, x, y, phases) to an `Update`, whose gradient is dL/dθ, the mean over the batch.
+To add a rule, write a file beside the others and add a line to `RULES`.
 """
 
-from eqprop_np.rules.bptt import bptt
-from eqprop_np.rules.continual import cep
-from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import ESTIMATES, Estimate, Phases, Update
-from eqprop_np.rules.vector_field import cvf, vf
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-RULES = {"ep": ep, "cep": cep, "vf": vf, "cvf": cvf, "bptt": bptt}
-CONTINUAL = ("cep", "cvf")
-"""The rules that move the weights during the second phase."""
-UNTIED = ("vf", "cvf")
-"""The rules for untied weights."""
+from eqprop_np.network import Network
+from eqprop_np.rules import bptt, continual, ep, telescoped, vector_field
+from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule
 
-__all__ = [
-    "CONTINUAL", "ESTIMATES", "RULES", "UNTIED",
-    "Estimate", "Phases", "Update", "bptt", "cep", "cvf", "ep", "vf",
-]  # fmt: skip
+ONE_NUDGE: tuple[Estimate, ...] = ("one-sided", "random-sign")
+
+
+@dataclass(frozen=True)
+class LearningRule:
+    """A line of the table of rules.
+
+    Parameters
+    ----------
+    name : str
+        The word on the command line.
+    function : callable
+        The rule as a user calls it. It checks its arguments.
+    networks : {"tied", "untied", "both"}
+        The networks that the commands build for the rule. "untied" says that it is meant for them; it then
+        also accepts tied ones.
+    estimates : tuple of str
+        The values of `Phases.estimate` that it accepts.
+    moves_weights : bool
+        Whether the weights move in the second phase.
+    twin : callable, optional
+        A faster rule with the same result.
+    twin_applies : callable
+        Maps a network to whether the twin applies to it.
+    """
+
+    name: str
+    function: Rule
+    networks: Literal["tied", "untied", "both"] = "tied"
+    estimates: tuple[Estimate, ...] = ESTIMATES
+    moves_weights: bool = False
+    twin: Rule | None = None
+    twin_applies: Callable[[Network], bool] = telescoped.is_dense
+
+    def fastest(self, network: Network) -> Rule:
+        """Return the fastest form of the rule for this network. It does not check its arguments."""
+        rule = self.function if self.twin is None or not self.twin_applies(network) else self.twin
+        unchecked: Rule = inspect.unwrap(rule)
+        return unchecked
+
+
+RULES = {
+    rule.name: rule
+    for rule in (
+        LearningRule("ep", ep.ep),
+        LearningRule(
+            "cep",
+            continual.cep,
+            estimates=ONE_NUDGE,
+            moves_weights=True,
+            twin=telescoped.telescoped_cep,
+        ),
+        LearningRule("vf", vector_field.vf, networks="untied", estimates=ONE_NUDGE),
+        LearningRule(
+            "cvf",
+            vector_field.cvf,
+            networks="untied",
+            estimates=ONE_NUDGE,
+            moves_weights=True,
+            twin=telescoped.telescoped_cvf,
+        ),
+        LearningRule("bptt", bptt.bptt, networks="both"),
+    )
+}

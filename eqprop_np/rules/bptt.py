@@ -2,16 +2,15 @@
 
     ∇_s(t) = ∂L/∂s_{T−t},    ∇_θ(t) = ∂L/∂θ_{T−t},    L = ℓ(s_T, y)
 
-θ_{T−t} is the copy of θ that made s_{T−t} out of s_{T−t−1}. So ∇_s(0) = ∂ℓ/∂s, and one step s′ = F(s, θ)
-after the other, from the last to the first,
+θ_{T−t} is the copy of θ with which s_{T−t} is computed from s_{T−t−1}. So ∇_s(0) = ∂ℓ/∂s, and then, for one
+step s′ = F(s, θ) after the other, from the last to the first,
 
     ∇_θ(t) = ∇_s(t)ᵀ ∂F/∂θ,    ∇_s(t+1) = ∇_s(t)ᵀ ∂F/∂s        at s = s_{T−t−1}
 
-No derivative is written here: `eqprop_np.dynamics.step_vjp` has both products, and makes them from the
-network's own drives.
+Both products come from `eqprop_np.dynamics.LinearStep`, which computes them with the network's own drives.
 
-∇_s(t) is that of each sample's own loss, like the nudge, which acts on each sample alone; ∇_θ(t) is
-the mean over the batch, like every rule's gradient.
+∇_s(t) is the gradient of each sample's own loss, because the nudge too acts on each sample separately.
+∇_θ(t) is the mean over the batch, like the gradient of every rule.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,63 +20,80 @@ from typing import NamedTuple
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.cost import cost_derivative
-from eqprop_np.dynamics import Dynamics, relax, step_vjp
-from eqprop_np.network import Clamped, State, Switches, Theta
-from eqprop_np.rules.phases import Phases, Update, free_phase
+from eqprop_np.dynamics import Dynamics, linear_step
+from eqprop_np.network import InputDrive, Snapshot, State, Theta
+from eqprop_np.relaxation import Synchronous, settle
+from eqprop_np.rules.phases import Phases, Update, checked, free_phase
 
 
 class Gradient(NamedTuple):
-    """∇_s(t), and the term from which `Network.vjp_theta` makes ∇_θ(t)."""
+    """Eq. (6) at one t.
+
+    Attributes
+    ----------
+    state : tuple of ndarray
+        ∇_s(t).
+    term : (Snapshot, tuple of ndarray)
+        The argument from which `Network.vjp_theta` computes ∇_θ(t).
+    """
 
     state: State
-    term: tuple[State, State, Switches]
+    term: tuple[Snapshot, State]
 
 
-def loss_gradient(s: State, y: Array) -> State:
-    """∇_s(0) = ∂ℓ/∂s, which is zero but for the output."""
-    return (*map(np.zeros_like, s[:-1]), cost_derivative(s[-1], y))
+def loss_gradient(dynamics: Dynamics, s: State, y: Array) -> State:
+    """Return ∇_s(0) = ∂ℓ/∂s, which is zero except for the output."""
+    return (*map(np.zeros_like, s[:-1]), dynamics.cost.derivative(s[-1], y))
 
 
 def unroll(
-    dynamics: Dynamics, theta: Theta, clamped: Clamped, trajectory: Sequence[State], u: State
+    dynamics: Dynamics, theta: Theta, static: InputDrive, trajectory: Sequence[State], u: State
 ) -> Iterator[Gradient]:
-    """Yield Eq. (6) for t = 0, 1, …, one for each step of the trajectory.
+    """Yield ∇_s(t) and ∇_θ(t) of Eq. (6) for t = 0, 1, …, one for each step of the trajectory.
 
     Parameters
     ----------
-    trajectory : s_{T−K}, …, s_T, as `relax` keeps it in the synchronous schedule.
-    u : ∇_s(0).
+    trajectory : sequence of states
+        s_{T−K}, …, s_T of synchronous steps.
+    u : tuple of ndarray
+        ∇_s(0).
     """
     for s in reversed(trajectory[:-1]):
-        back = step_vjp(dynamics, theta, clamped, s, u)
-        yield Gradient(u, back.term)
-        u = back.state
+        F = linear_step(dynamics, theta, static, s)
+        yield Gradient(u, (F.at, F.at_drives(u)))  # ∇_s(t), ∇_θ(t) = ∇_s(t)ᵀ ∂F/∂θ
+        u = F.vjp(u)  # ∇_s(t+1) = ∇_s(t)ᵀ ∂F/∂s
 
 
+@checked
 def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
-    """dL/dθ through the last K steps of the first phase: the sum of the ∇_θ(t) of Eq. (6).
+    """Return dL/dθ through the last K steps of the first phase: the sum of the ∇_θ(t) of Eq. (6).
 
-    These K steps are synchronous; those before follow ``phases``. With K = T the whole first phase is
-    unrolled, and dL/dθ is the gradient of the loss after T steps. β has no meaning here.
+    These K steps are synchronous, and the steps before follow the schedule of ``phases``. With K = T the
+    whole first phase is unrolled, and dL/dθ is the gradient of the loss after T steps.
 
     Parameters
     ----------
-    x, y : the inputs (B, …) and the targets (B, classes).
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
+    phases : Phases
+        β is not used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network.
     """
     steps = min(phases.nudged_steps, phases.free_steps)
-    clamped, first = free_phase(dynamics, theta, x, phases, but_last=steps)
-    last = relax(
-        dynamics,
-        theta,
-        clamped,
-        first.state,
-        steps,
-        schedule="synchronous",
-        switches=first.switches,
-        trajectory=True,
+    static, first = free_phase(dynamics, theta, x, phases, without_last=steps)
+    last = settle(dynamics, theta, static, first.state, steps, Synchronous(), trajectory=True)
+    start = loss_gradient(dynamics, last.state, y)
+    terms = [g.term for g in unroll(dynamics, theta, static, last.trajectory, start)]
+    free = replace(
+        last,
+        residuals=first.residuals + last.residuals,
+        converged=last.residuals[-1] <= phases.schedule.tol,
+        trajectory=(),
     )
-    start = loss_gradient(last.state, y)
-    terms = [g.term for g in unroll(dynamics, theta, clamped, last.trajectory, start)]
-    free = replace(last, residuals=first.residuals + last.residuals, trajectory=())
-    return Update(dynamics.network.vjp_theta(x, terms), free)
+    return Update(dynamics.network.vjp_theta(terms), free)

@@ -1,51 +1,67 @@
-"""Equilibrium propagation, Eq. (2): two steady states, and the difference of ∂Φ/∂θ between them.
+"""Equilibrium propagation, Eq. (2): the difference of ∂Φ/∂θ between two steady states.
 
     Δθ = (1/β) (∂Φ/∂θ(x, s_*^β, θ) − ∂Φ/∂θ(x, s_*, θ))
 
-Three estimates use the nudge differently:
+There are three estimates:
 
 - ``one-sided``: Eq. (2) as it stands, with a bias of order β;
-- ``random-sign``: the same with β of random sign for each batch, so that the bias cancels on average
-  (`Phases.draw` draws it);
-- ``centered``: (∂Φ/∂θ(s_*^β) − ∂Φ/∂θ(s_*^−β)) / 2β, whose bias is of order β².
+- ``random-sign``: Eq. (2) with β of random sign for each batch, so that this bias cancels on average
+  (`Phases.draw` draws the sign);
+- ``centered``: (∂Φ/∂θ(s_*^β) − ∂Φ/∂θ(s_*^−β)) / 2β, with a bias of order β².
 """
 
 from eqprop_np.activations import Array
-from eqprop_np.dynamics import Dynamics, Nudge, Relaxation, relax
-from eqprop_np.network import Clamped, Theta
-from eqprop_np.rules.phases import Phases, Update, free_phase
+from eqprop_np.dynamics import Dynamics, Nudge
+from eqprop_np.network import InputDrive, Theta
+from eqprop_np.relaxation import Relaxation, settle
+from eqprop_np.rules.phases import Phases, Update, checked, free_phase
 
 
+@checked
 def ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
-    """dL/dθ by equilibrium propagation: minus the Δθ of Eq. (2).
+    """Return dL/dθ by equilibrium propagation: minus the Δθ of Eq. (2).
 
     Parameters
     ----------
-    x, y : the inputs (B, …) and the targets (B, classes).
-    phases : a ``random-sign`` estimate must have been drawn, see `Phases.draw`.
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
+    phases : Phases
+        The sign of a random-sign estimate must have been drawn (`Phases.draw`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network, or if its weights are untied.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from eqprop_np.dynamics import DiscreteTime
+    >>> from eqprop_np.network import chain
+    >>> dynamics = DiscreteTime(chain([4, 8, 3]))
+    >>> theta = dynamics.network.init(np.random.default_rng(0), np.float64)
+    >>> x, y = np.ones((1, 4)), np.array([[0.0, 1.0, 0.0]])
+    >>> update = ep(dynamics, theta, x, y, Phases(100, 50, beta=0.01, estimate="centered"))
+    >>> print(update.gradient["w1-2"].shape)
+    (8, 3)
     """
-    clamped, free = free_phase(dynamics, theta, x, phases)
-
-    def nudged(beta: float) -> Relaxation:
-        return relax(
-            dynamics,
-            theta,
-            clamped,
-            free.state,
-            phases.steps(phases.nudged_steps),
-            nudge=Nudge(beta, y),
-            schedule=phases.schedule,
-            omega=dynamics.nudged_omega(phases.omega),
-            switches=free.switches,
-        )
-
-    beta = phases.beta
+    network, beta = dynamics.network, phases.beta
+    static, free = free_phase(dynamics, theta, x, phases)  # s_*
+    plus = nudged_phase(dynamics, theta, static, free, Nudge(beta, y), phases)  # s_*^β
     if phases.estimate == "centered":
-        return Update(_contrast(dynamics, clamped, nudged(beta), nudged(-beta), 2 * beta), free)
-    return Update(_contrast(dynamics, clamped, nudged(beta), free, beta), free)
+        minus = nudged_phase(dynamics, theta, static, free, Nudge(-beta, y), phases)  # s_*^−β
+        delta = network.contrast(plus.snapshot, minus.snapshot, 2 * beta)
+    else:
+        delta = network.contrast(plus.snapshot, free.snapshot, beta)  # Δθ, Eq. (2)
+    return Update({name: -value for name, value in delta.items()}, free)
 
 
-def _contrast(dynamics: Dynamics, clamped: Clamped, a: Relaxation, b: Relaxation, beta: float) -> Theta:
-    """−(∂Φ/∂θ(a) − ∂Φ/∂θ(b)) / β. Each state brings its own switches, as Eq. (4) has it."""
-    terms = [(-1 / beta, a.rates, a.switches), (1 / beta, b.rates, b.switches)]
-    return dynamics.network.combine_dphi_dtheta(clamped.x, terms)
+def nudged_phase(
+    dynamics: Dynamics, theta: Theta, static: InputDrive, free: Relaxation, nudge: Nudge, phases: Phases
+) -> Relaxation:
+    """Run a second phase of K steps from the steady state of the first."""
+    schedule = phases.schedule.for_nudged_phase(dynamics)
+    steps = schedule.steps(phases.nudged_steps)
+    return settle(dynamics, theta, static, free.state, steps, schedule, nudge=nudge, switches=free.switches)

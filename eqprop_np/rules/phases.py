@@ -1,18 +1,24 @@
-"""What the learning rules share: their settings, the first phase, and the record they return."""
+"""What the learning rules share: the settings of the phases, the first phase, and the result.
+
+A rule is a function of (dynamics, θ, x, y, phases) that returns an `Update`.
+"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from functools import wraps
+from typing import Literal, get_args
 
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.dynamics import SCHEDULES, Dynamics, Relaxation, Schedule, relax
-from eqprop_np.network import Clamped, Theta
+from eqprop_np.checks import check_batch, check_target
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
+from eqprop_np.network import InputDrive, Theta
+from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
 Estimate = Literal["one-sided", "random-sign", "centered"]
-ESTIMATES = ("one-sided", "random-sign", "centered")
+ESTIMATES: tuple[Estimate, ...] = get_args(Estimate)
 
 
 @dataclass(frozen=True)
@@ -21,76 +27,123 @@ class Phases:
 
     Parameters
     ----------
-    free_steps, nudged_steps : T and K, in synchronous steps.
-    beta : strength of the nudge, of either sign.
-    estimate : how β is used, see `eqprop_np.rules.ep`.
-    schedule : of both phases, see `eqprop_np.dynamics.relax`.
-    omega, tol : of the first phase, see there. The second takes all of its K steps; in real time ω holds
-        for it too.
-    rates : η of each parameter, at which a continual rule moves it within the second phase.
+    free_steps, nudged_steps : int
+        T and K, the lengths of the first and of the second phase in synchronous steps.
+    beta : float
+        The strength of the nudge, of either sign.
+    estimate : {"one-sided", "random-sign", "centered"}
+        How β is used, see `eqprop_np.rules.ep`.
+    schedule : Synchronous or Alternating
+        Which layers move together, and when the first phase stops. The second phase takes all its steps.
+    learning_rates : dict
+        η of each parameter, with which a continual rule moves it during the second phase.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range, or a name is not among the choices.
+    TypeError, ValueError
+        If a value is out of its range or of another kind.
+
+    Examples
+    --------
+    >>> Phases(free_steps=30, nudged_steps=10, beta=0.1).schedule
+    Alternating(omega=1.0, tol=0.001)
     """
 
     free_steps: int
     nudged_steps: int
     beta: float
     estimate: Estimate = "one-sided"
-    schedule: Schedule = "alternating"
-    omega: float = 1.0
-    tol: float = 1e-3
-    rates: Mapping[str, float] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Alternating)
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.beta == 0 or not math.isfinite(self.beta):
-            raise ValueError(f"beta is {self.beta}, but EP divides by it: give any other number")
-        if min(self.free_steps, self.nudged_steps) < 1:
-            raise ValueError(f"T = {self.free_steps} and K = {self.nudged_steps} must be at least 1")
-        if not 0 < self.omega < 2:
-            raise ValueError(f"omega = {self.omega} must lie between 0 and 2: beyond, nothing comes to rest")
-        if not 0 <= self.tol < math.inf:
-            raise ValueError(f"tol = {self.tol} must not be negative, and finite")
+        for name in ("free_steps", "nudged_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if isinstance(self.beta, complex) or self.beta == 0 or not math.isfinite(self.beta):
+            raise ValueError(f"beta must be a finite number other than 0, got {self.beta}: EP divides by it")
         if self.estimate not in ESTIMATES:
-            raise ValueError(f"estimate {self.estimate!r} is not one of {', '.join(ESTIMATES)}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule {self.schedule!r} is not one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got {self.estimate!r}")
+        require_schedule(self.schedule)
 
     def draw(self, rng: np.random.Generator) -> "Phases":
-        """The phases of one batch: a random sign becomes a definite one."""
+        """Return the phases of one batch: "random-sign" becomes one-sided with ±β."""
         if self.estimate != "random-sign":
             return self
         return replace(self, estimate="one-sided", beta=self.beta * int(rng.choice((-1, 1))))
 
-    def steps(self, synchronous: int) -> int:
-        """The steps to take for so many synchronous ones: an alternating step goes as far as two.
 
-        In real time it does if ω, which lengthens the Euler step, is near 2.
-        """
-        return synchronous if self.schedule == "synchronous" else -(-synchronous // 2)
-
-
-class Update(NamedTuple):
-    """What a rule returns.
+@dataclass(frozen=True)
+class Update:
+    """The result of a learning rule.
 
     Attributes
     ----------
-    gradient : dL/dθ, the mean over the batch, for each parameter.
-    free : the first phase.
+    gradient : dict of ndarray
+        dL/dθ for each parameter, the mean over the batch. Descend along it.
+    free : Relaxation
+        The first phase.
     """
 
     gradient: Theta
     free: Relaxation
 
+    def __repr__(self) -> str:
+        norms = ", ".join(f"{name} {np.linalg.norm(g):.2e}" for name, g in self.gradient.items())
+        return f"<Update: norms of dL/dθ: {norms}; {self.free!r}>"
+
+
+Rule = Callable[[Dynamics, Theta, Array, Array, Phases], Update]
+"""A learning rule: (dynamics, θ, x, y, phases) → `Update`."""
+
+
+def checked(rule: Rule) -> Rule:
+    """Return the rule with a check of its arguments.
+
+    The rule itself stays available as ``inspect.unwrap(rule)``, for a caller that has checked them.
+    """
+
+    @wraps(rule)
+    def check_and_call(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        return rule(dynamics, theta, x, check_problem(dynamics, theta, x, y, phases), phases)
+
+    return check_and_call
+
+
+def check_problem(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Array:
+    """Check a rule's arguments and return y as a float array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network, or if the sign of a random-sign estimate was not drawn.
+    """
+    if not isinstance(dynamics, DiscreteTime | RealTime):
+        raise TypeError(f"dynamics must be DiscreteTime(...) or RealTime(...), got {dynamics!r}")
+    if not isinstance(phases, Phases):
+        raise TypeError(f"phases must be Phases(...), got {phases!r}")
+    check_batch(dynamics.network, theta, x)
+    if phases.estimate == "random-sign":
+        raise ValueError("the sign of a random-sign estimate is not drawn: pass phases.draw(rng)")
+    return check_target(dynamics.network, y, x)
+
 
 def free_phase(
-    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, but_last: int = 0
-) -> tuple[Clamped, Relaxation]:
-    """The first phase, but for its last ``but_last`` synchronous steps: from zero to the steady state s_*."""
-    clamped = dynamics.network.clamp(theta, x)
-    steps = phases.steps(phases.free_steps - but_last)
-    return clamped, relax(
-        dynamics, theta, clamped, None, steps, schedule=phases.schedule, omega=phases.omega, tol=phases.tol
-    )
+    dynamics: Dynamics, theta: Theta, x: Array, phases: Phases, without_last: int = 0
+) -> tuple[InputDrive, Relaxation]:
+    """Run the first phase from zero to the steady state s_*.
+
+    Parameters
+    ----------
+    without_last : int
+        Leave out so many of the T synchronous steps.
+
+    Returns
+    -------
+    static, free
+        The drive of the input, which the second phase needs too, and the first phase.
+    """
+    static = dynamics.network.input_drive(theta, x)
+    steps = phases.schedule.steps(phases.free_steps - without_last)
+    return static, settle(dynamics, theta, static, None, steps, phases.schedule)

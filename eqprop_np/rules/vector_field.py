@@ -1,45 +1,109 @@
-"""VF and C-VF: untied weights, and a vector field F(x, s, θ) in the place of ∂Φ/∂s.
+"""VF and C-VF: untied weights, with a vector field F(x, s, θ) in the place of ∂Φ/∂s.
 
     Δ_θ(t) = (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t)
 
-A forward weight w_f moves by s^pre_t ⊗ (s^post_{t+1} − s^post_t) / β, and a backward weight w_b, from
-post to pre, by s^post_t ⊗ (s^pre_{t+1} − s^pre_t) / β: what the synapse's own two neurons do. C-VF
-moves θ by η Δ_θ(t) at each step, as C-EP does; VF leaves it as it is until the second phase is over.
+A connection has a forward weight w_f (pre → post) and a backward weight w_b (post → pre), both of the
+shape of the connection's weight. The forward weight moves by s^pre_t ⊗ (s^post_{t+1} − s^post_t) / β,
+and the backward weight by (s^pre_{t+1} − s^pre_t) ⊗ s^post_t / β: each follows the two neurons that it
+joins. C-VF moves θ by η Δ_θ(t) at each step, as C-EP does. VF moves θ after the second phase only.
 
-Where the weights are tied, F = ∂Φ/∂s, and Δ_θ(t) differs from that of Eq. (5) by one term of second
-order: s^pre ⊗ s^post moves by
+For tied weights F = ∂Φ/∂s, and Δ_θ(t) differs from that of Eq. (5) by one term. In Eq. (5),
+s^pre ⊗ s^post changes by
 
     s^pre_t ⊗ Δs^post + Δs^pre ⊗ s^post_t + Δs^pre ⊗ Δs^post
 
-whose first two terms are what VF gives the one weight. The last is of order β² in the nudge.
+The first two terms are what VF gives to the one weight. The last is of order β² in the nudge.
 """
 
 from dataclasses import replace
 
+import numpy as np
+
 from eqprop_np.activations import Array
-from eqprop_np.dynamics import Dynamics
-from eqprop_np.network import Network, Theta
-from eqprop_np.rules.continual import Instant, continual
-from eqprop_np.rules.phases import Phases, Update
+from eqprop_np.dynamics import Dynamics, snapshot
+from eqprop_np.network import Network, State, Theta
+from eqprop_np.rules.continual import sum_of_deltas
+from eqprop_np.rules.phases import Phases, Update, checked
 
 
+def untied(network: Network) -> Network:
+    """Return the network with two weights for each connection between free layers.
+
+    "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1" the backward weight, of the same shape.
+    `Network.init` takes the angle ψ between them.
+
+    Examples
+    --------
+    >>> from eqprop_np.network import chain
+    >>> print(untied(chain([784, 512, 10])).parameter_shapes)
+    {'w0-1': (784, 512), 'w1-2': (512, 10), 'b1': (512,), 'b2': (10,), 'w2-1': (512, 10)}
+    """
+    return replace(network, tied=False)
+
+
+def weight_angle(network: Network, theta: Theta) -> float | None:
+    """Return the angle ψ between all forward and all backward weights as flat vectors, in degrees.
+
+    It is None for a network without untied weights.
+    """
+    if network.tied or not network.recurrent:
+        return None
+    forward = np.concatenate([theta[c.name].ravel() for c in network.recurrent])
+    backward = np.concatenate([theta[network.backward_name(c)].ravel() for c in network.recurrent])
+    return angle_between(forward, backward)
+
+
+def angle_between(a: Array, b: Array) -> float:
+    """Return the angle between two flat vectors in degrees; NaN if one of them is zero.
+
+    Examples
+    --------
+    >>> print(round(angle_between(np.array([1.0, 0.0]), np.array([1.0, 1.0])), 6))
+    45.0
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
+    if norm_a == 0 or norm_b == 0:
+        return float("nan")
+    a, b = a / norm_a, b / norm_b
+    # Accurate for small angles too, at which the cosine is 1 to all digits (W. Kahan).
+    return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
+
+
+def field_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: float) -> Theta:
+    """Return Δ_θ(t) = (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t), the mean over the batch."""
+    before, after = snapshot(dynamics, theta, x, old), map(dynamics.activity, new)
+    velocity = tuple((b - a) / beta for a, b in zip(before.activities[1:], after, strict=True))
+    return dynamics.network.vjp_theta([(before, velocity)])
+
+
+@checked
 def cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
-    """dL/dθ by the continual vector field rule, C-VF: minus the sum of the Δ_θ(t).
+    """Return dL/dθ by continual vector field EP (C-VF): minus the sum of the Δ_θ(t).
 
     Parameters
     ----------
-    x, y : the inputs (B, …) and the targets (B, classes).
-    phases : with one nudge (see `Phases.draw`), and a rate for each parameter.
+    dynamics : DiscreteTime or RealTime
+        Of a tied or an untied network.
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
+    phases : Phases
+        With a learning rate for each parameter.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network, if the estimate is centred, or if a parameter has no rate.
     """
-    return continual(dynamics, theta, x, y, phases, field_delta)
+    return sum_of_deltas(dynamics, theta, x, y, phases, field_delta)
 
 
+@checked
 def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
-    """dL/dθ by the vector field rule: the same as `cvf`, with θ at rest during the second phase."""
-    return cvf(dynamics, theta, x, y, replace(phases, rates=dict.fromkeys(theta, 0.0)))
+    """Return dL/dθ by the vector field rule: `cvf` with constant θ in the second phase.
 
-
-def field_delta(network: Network, beta: float, old: Instant, new: Instant) -> Theta:
-    """Δ_θ(t) for the weights between free layers."""
-    v = tuple((b - a) / beta for a, b in zip(old.rates, new.rates, strict=True))
-    return network.inner_vjp_theta([(old.rates, v, old.switches)])
+    The parameters are those of `cvf`; the learning rates are not used.
+    """
+    constant = replace(phases, learning_rates=dict.fromkeys(theta, 0.0))
+    return sum_of_deltas(dynamics, theta, x, y, constant, field_delta)

@@ -17,13 +17,18 @@ from typing import Literal
 
 import numpy as np
 
-from eqprop_np import network
 from eqprop_np.activations import ACTIVATIONS
-from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, Schedule
-from eqprop_np.network import Network
-from eqprop_np.rules import CONTINUAL, RULES, UNTIED, Estimate, Phases
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
+from eqprop_np.network import Network, chain, convolutional
+from eqprop_np.relaxation import Alternating, Schedule, Synchronous
+from eqprop_np.rules import RULES
+from eqprop_np.rules.phases import Estimate, Phases
+from eqprop_np.rules.vector_field import untied
 
 DYNAMICS = ("discrete-time", "real-time")
+SCHEDULES = ("alternating", "synchronous")
+UNTIED = tuple(rule.name for rule in RULES.values() if rule.networks == "untied")
+"""The rules for which the commands untie the weights."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Experiment:
     channels: tuple[int, ...] = ()
     rule: str = "ep"
     estimate: Estimate = "one-sided"
-    schedule: Schedule = "alternating"
+    schedule: Literal["alternating", "synchronous"] = "alternating"
     omega: float = 1.0
     tol: float = 1e-3
     epsilon: float = 0.2
@@ -80,7 +85,12 @@ class Experiment:
             raise ValueError(
                 f"{len(self.learning_rates)} learning rates for {connections} connections: give one for each"
             )
-        choices = {"dynamics": DYNAMICS, "activation": ACTIVATIONS, "rule": RULES}
+        choices = {
+            "dynamics": DYNAMICS,
+            "activation": ACTIVATIONS,
+            "rule": RULES,
+            "schedule": SCHEDULES,
+        }
         for name, possible in choices.items():
             if getattr(self, name) not in possible:
                 raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(possible)}")
@@ -104,9 +114,13 @@ class Experiment:
                 f"angle = {self.angle} is between forward and backward weights, which rule {self.rule} "
                 f"ties: choose rule {' or '.join(UNTIED)}"
             )
-        if self.rule in (*CONTINUAL, *UNTIED) and self.estimate == "centered":
-            raise ValueError(f"rule {self.rule} has one nudge, so not centered: one-sided or random-sign")
-        if self.rule in CONTINUAL and self.workers > 1:
+        rule = RULES[self.rule]
+        if self.estimate not in rule.estimates:
+            raise ValueError(
+                f"rule {self.rule} does not use the estimate {self.estimate}: "
+                f"choose {' or '.join(rule.estimates)}"
+            )
+        if rule.moves_weights and self.workers > 1:
             raise ValueError(
                 f"rule {self.rule} moves the weights by the mean over the batch at each step, so that "
                 f"{self.workers} workers cannot share one: choose 1"
@@ -115,9 +129,9 @@ class Experiment:
     @property
     def phases(self) -> Phases:
         """The settings of the rule's two phases."""
-        return Phases(
-            self.free_steps, self.nudged_steps, self.beta, self.estimate, self.schedule, self.omega, self.tol
-        )
+        alternating = self.schedule == "alternating"
+        schedule: Schedule = Alternating(self.omega, self.tol) if alternating else Synchronous(self.tol)
+        return Phases(self.free_steps, self.nudged_steps, self.beta, self.estimate, schedule)
 
     def build(self, image: tuple[int, int], classes: int) -> Dynamics:
         """The dynamics of the network for images of so many pixels and so many classes."""
@@ -129,16 +143,18 @@ class Experiment:
 
     def _network(self, image: tuple[int, int], classes: int) -> Network:
         if self.channels:
-            graph = network.convolutional((*image, 1), self.channels, (*self.hidden, classes))
+            graph = convolutional((*image, 1), self.channels, (*self.hidden, classes))
         else:
-            graph = network.chain((image[0] * image[1], *self.hidden, classes))
-        return network.untied(graph) if self.rule in UNTIED else graph
+            graph = chain((image[0] * image[1], *self.hidden, classes))
+        return untied(graph) if self.rule in UNTIED else graph
 
     def rates(self, graph: Network, epoch: int) -> dict[str, float]:
-        """The learning rate of each parameter in an epoch, counted from 0."""
+        """Return the learning rate of each parameter in an epoch, counted from 0."""
         entering = {n: self.learning_rates[n - 1] * self.rate_decay**epoch for n in graph.layers}
-        weights = {c.name: entering[max(c.pre, c.post)] for c in graph.connections}
-        return weights | {f"b{n}": rate for n, rate in entering.items()}
+        rates = {f"b{n}": rate for n, rate in entering.items()}
+        for c in graph.connections:
+            rates[c.name] = rates[graph.backward_name(c)] = entering[c.post]
+        return rates
 
     def to_the_letter(self) -> "Experiment":
         """The same as published: T and K synchronous steps."""

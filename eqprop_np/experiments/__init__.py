@@ -1,0 +1,1 @@
+"""The experiments on top of the library: named presets and systems."""
