@@ -216,17 +216,16 @@ def one_step(
     """Return `step` without its checks, for an input whose drive is known."""
     activities = (static.x, *map(dynamics.activity, s))
     drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
-    forces = output_force(dynamics, s, nudge)  # −β ∂ℓ/∂s
+    force = output_force(dynamics, s[-1], nudge)
     return tuple(
-        dynamics.update(value, activities[n], drives[n], forces.get(n)) for n, value in enumerate(s, start=1)
+        dynamics.update(value, activities[n], drives[n], force if n == len(s) else None)
+        for n, value in enumerate(s, start=1)
     )
 
 
-def output_force(dynamics: Dynamics, s: State, nudge: Nudge | None) -> dict[int, Array]:
-    """Return the force −β ∂ℓ/∂s^N of the nudge on layer N, and nothing for the other layers."""
-    if nudge is None:
-        return {}
-    return {len(s): -nudge.beta * dynamics.cost.derivative(s[-1], nudge.target)}
+def output_force(dynamics: Dynamics, output: Array, nudge: Nudge | None) -> Array | None:
+    """Return the force −β ∂ℓ/∂s^N of the nudge on the output s^N."""
+    return None if nudge is None else -nudge.beta * dynamics.cost.derivative(output, nudge.target)
 
 
 def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:

@@ -121,8 +121,10 @@ class Network:
         return tuple(c for c in self.connections if c.pre > 0)
 
     @cached_property
-    def groups(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def groups(self) -> tuple[tuple[int, ...], ...]:
         """The free layers in two groups without a connection inside a group; in a chain, odd and even.
+
+        A network with one free layer has one group.
 
         Raises
         ------
@@ -142,8 +144,8 @@ class Network:
 
         for n in self.layers:
             assign(n, group.get(n, 0))
-        first, second = (tuple(n for n in self.layers if group[n] == k) for k in (0, 1))
-        return first, second
+        both = (tuple(n for n in self.layers if group[n] == k) for k in (0, 1))
+        return tuple(layers for layers in both if layers)
 
     # ---- parameters and states
 
@@ -362,13 +364,12 @@ class Network:
         Each state has its own switches, as in Eq. (4).
         """
         self.require_tied()
-        x, k = a.activities[0], 1 / beta
-        change = tuple((k * p - k * q) / len(x) for p, q in zip(a.activities, b.activities, strict=True))
-        scaled = [
-            Pair(s.activities, tuple(sign * k / len(x) * value for value in s.activities), s.switches)
-            for sign, s in ((1, a), (-1, b))
-        ]
-        return self.linear_gradient(x, change, a.switches) | self.pair_gradient(scaled)
+        (x, *after), (_, *before), k = a.activities, b.activities, 1 / beta
+        change = tuple((k * p - k * q) / len(x) for p, q in zip(after, before, strict=True))
+        plus, minus = (tuple(c / len(x) * p for p in s) for c, s in ((k, after), (-k, before)))
+        return self.linear_gradient(x, (x, *change), a.switches) | self.pair_gradient(
+            [Pair(a.activities, (x, *plus), a.switches), Pair(b.activities, (x, *minus), b.switches)]
+        )
 
     def vjp_theta(self, terms: Sequence[tuple[Snapshot, State]]) -> Theta:
         """Return Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at the state s_k, the mean over the batch.

@@ -13,7 +13,7 @@ import numpy as np
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_batch
 from eqprop_np.dynamics import Dynamics, Nudge, check_nudge, one_step, output_force
-from eqprop_np.network import Activities, InputDrive, Network, Snapshot, State, Switches, Theta
+from eqprop_np.network import Activities, InputDrive, Snapshot, State, Switches, Theta
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Synchronous:
         new = one_step(dynamics, theta, static, old, nudge)
         motion.s[1:], motion.activities[1:] = new, map(dynamics.activity, new)
         motion.switches = {}  # they belonged to the old state
-        return float(np.max([np.abs(a - b).max() for a, b in zip(new, old, strict=True)]))
+        return _largest([float(np.abs(a - b).max()) for a, b in zip(new, old, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -169,36 +169,38 @@ class Alternating:
         self, dynamics: Dynamics, theta: Theta, static: InputDrive, motion: _Motion, nudge: Nudge | None
     ) -> float:
         """Move one group after the other, writing into ``motion``, and return the residual."""
-        groups = self._groups(dynamics.network, nudge)
+        network, groups = dynamics.network, dynamics.network.groups
+        if nudge is not None and network.depth in groups[-1]:
+            groups = groups[::-1]
         changes: list[float] = []
         for group in groups:
-            first_of_free_phase = group is not groups[-1] and nudge is None
-            remaining = abs(1 - 1 / self.omega) if first_of_free_phase and not dynamics.keeps_state else 1.0
-            drives, motion.switches = dynamics.network.drives(
-                theta, motion.activities, static, group, motion.switches
-            )
-            forces = output_force(dynamics, tuple(motion.s[1:]), nudge)
+            follows = group is not groups[-1] and nudge is None and not dynamics.keeps_state
+            remaining = abs(1 - 1 / self.omega) if follows else 1.0
+            drives, switches = network.drives(theta, motion.activities, static, group, motion.switches)
             for n in group:
                 old = motion.s[n]
-                new = dynamics.update(old, motion.activities[n], drives[n], forces.get(n))
-                if self.omega != 1:
-                    new = old + self.omega * (new - old)
+                force = output_force(dynamics, old, nudge) if n == network.depth else None
+                new = dynamics.update(old, motion.activities[n], drives[n], force)
+                if self.omega != 1:  # old + ω (new − old)
+                    new -= old
+                    new *= self.omega
+                    new += old
                 if remaining:
                     changes.append(remaining * float(np.abs(new - old).max()))
                 motion.s[n], motion.activities[n] = new, dynamics.activity(new)
-            for c in dynamics.network.recurrent:
-                if c.pre in group:  # this layer has moved since its switches were computed
-                    motion.switches.pop(c.name, None)
-        return float(np.max(changes))
-
-    def _groups(self, network: Network, nudge: Nudge | None) -> Sequence[tuple[int, ...]]:
-        """Return the groups in the order in which they move, without an empty one."""
-        first, second = network.groups
-        groups = (second, first) if nudge is not None and network.depth in second else (first, second)
-        return tuple(group for group in groups if group)
+            for c in network.recurrent:
+                if c.has_switches and c.pre in group:  # they belonged to the old state of layer pre
+                    switches.pop(c.name)
+            motion.switches = switches
+        return _largest(changes)
 
 
 Schedule = Synchronous | Alternating
+
+
+def _largest(changes: Sequence[float]) -> float:
+    """Return the largest change, or NaN if one is NaN, which ``max`` would not."""
+    return math.nan if math.isnan(sum(changes)) else max(changes)
 
 
 def _check_tol(tol: float) -> None:

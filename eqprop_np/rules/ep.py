@@ -52,10 +52,8 @@ def ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
     plus = nudged_phase(dynamics, theta, static, free, Nudge(beta, y), phases)  # s_*^β
     if phases.estimate == "centered":
         minus = nudged_phase(dynamics, theta, static, free, Nudge(-beta, y), phases)  # s_*^−β
-        delta = network.contrast(plus.snapshot, minus.snapshot, 2 * beta)
-    else:
-        delta = network.contrast(plus.snapshot, free.snapshot, beta)  # Δθ, Eq. (2)
-    return Update({name: -value for name, value in delta.items()}, free)
+        return Update(network.contrast(plus.snapshot, minus.snapshot, -2 * beta), free)
+    return Update(network.contrast(plus.snapshot, free.snapshot, -beta), free)  # dL/dθ = −Δθ, Eq. (2)
 
 
 def nudged_phase(

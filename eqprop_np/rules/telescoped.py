@@ -49,9 +49,8 @@ def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
         moved = drive.at(activities, inner=True) if t else static
         s = one_step(dynamics, theta, moved, s, nudge)
         activities = (x, *map(dynamics.activity, s))
-    # Σ_t Δ_θ(t) = (∂Φ/∂θ(s_K) − ∂Φ/∂θ(s_0)) / β
-    total = network.contrast(Snapshot(activities, {}), free.snapshot, phases.beta)
-    return Update({name: -value for name, value in total.items()}, free)
+    # dL/dθ = −Σ_t Δ_θ(t) = (∂Φ/∂θ(s_K) − ∂Φ/∂θ(s_0)) / (−β)
+    return Update(network.contrast(Snapshot(activities, {}), free.snapshot, -phases.beta), free)
 
 
 @checked
