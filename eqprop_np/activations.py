@@ -76,7 +76,10 @@ def _sigmoid_derivative(a: Array) -> Array:
 
 
 def _sigmoid_derivative_from_value(value: Array) -> Array:
-    return 4 * value * (1 - value)
+    slope: Array = 1 - value
+    slope *= value
+    slope *= 4
+    return slope
 
 
 def _sigmoid_second(a: Array) -> Array:

@@ -79,7 +79,8 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
 
 def _inner_field_delta(network: Network, old: Activities, new: Activities, beta: float) -> Theta:
     """Return Δ_θ(t) of C-VF for the weights between free layers, the mean over the batch."""
-    velocity = tuple((b - a) / (beta * len(a)) for a, b in zip(old, new, strict=True))
+    x, *pairs = zip(old, new, strict=True)
+    velocity = (x[0], *((b - a) / (beta * len(a)) for a, b in pairs))
     up, down = Pair(old, velocity, {}), Pair(velocity, old, {})
     if network.tied:
         return network.pair_gradient([up, down])
@@ -106,9 +107,7 @@ class _MovedDrive:
         self.kernels = {n: np.full_like(gram, self.scale * rates[f"b{n}"]) for n in self.network.layers}
         for c in self.network.inputs:
             self.kernels[c.post] += self.scale * rates[c.name] * gram
-        self.rest = {
-            n: self.static.drives[n] - _mix(self.start[n], kernel) for n, kernel in self.kernels.items()
-        }
+        self.rest = {n: self.static.drives[n] - kernel @ self.start[n] for n, kernel in self.kernels.items()}
 
     def at(self, activities: Activities, inner: bool = False) -> InputDrive:
         """Return the input's drive at time t; with ``inner``, also what the other weights' moves add."""
@@ -119,13 +118,7 @@ class _MovedDrive:
             for n, m in ((c.post, c.pre), (c.pre, c.post)):
                 now[n] = now[n] + rate * (activities[m] @ activities[m].T)
                 then[n] = then.get(n, 0) + rate * (activities[m] @ self.start[m].T)
-        drives = {n: self.rest[n] + _mix(activities[n], kernel) for n, kernel in now.items()}
+        drives = {n: self.rest[n] + kernel @ activities[n] for n, kernel in now.items()}
         for n, kernel in then.items():
-            drives[n] -= _mix(self.start[n], kernel)
+            drives[n] -= kernel @ self.start[n]
         return self.static._replace(drives=drives)
-
-
-def _mix(s: Array, kernel: Array) -> Array:
-    """Return kernel @ s, a mixture of the samples, computed transposed as `Dense` does."""
-    mixed: Array = (s.T @ kernel.T).T
-    return mixed
