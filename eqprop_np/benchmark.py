@@ -123,7 +123,7 @@ def _share(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Sa
 
     The stop-watch itself costs a microsecond or two per array operation, so this is a little too small.
     """
-    timed = {name: value.view(Timed) for name, value in theta.items()}
+    timed: Theta = {name: value.view(Timed) for name, value in theta.items()}
     images = Samples(samples.images[: CHUNK * experiment.batch_size].view(Timed), samples.labels)
     with parallel(1) as run:
         _batches(experiment, dynamics, timed, images, range(1), run)

@@ -40,7 +40,7 @@ from eqprop_np.training import Samples
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 GREY = "0.45"
 ROOT = Path(__file__).resolve().parents[1]
-STYLE = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[str, Any] = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
 
 
 # ---- Fig. 1(a)
@@ -306,9 +306,9 @@ def _draw_family(
     (x, y), (dx, dy) = (np.array([f(s, axis=0) for s in seeds]).T for f in (np.mean, np.std))
     epochs = "/".join(str(n) for n in sorted({point["epochs"] for point in points}))
     bars = {"xerr": dx, "yerr": dy} if max(map(len, seeds)) > 1 else {}
-    style = {"fmt": f"{marker}:", "color": colour, "ms": 6, "lw": 1, "label": f"{label}, {epochs} epochs"}
-    axes.errorbar(x, y, **bars, **style)
-    for psi, *at in zip(angles, x, y, strict=True):
+    label = f"{label}, {epochs} epochs"
+    axes.errorbar(x, y, **bars, fmt=f"{marker}:", color=colour, ms=6, lw=1, label=label)
+    for psi, at in zip(angles, zip(x, y, strict=True), strict=True):
         if len(angles) > 1 and psi in (0, 90, 180):
             text = rf"$\psi$ = {psi:g}°"
             axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=8, color=colour)
@@ -350,7 +350,7 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
     shapes = dynamics.network.shapes[1:]
     maps = [n for n, shape in enumerate(shapes) if len(shape) == 3]
     figure = Figure(figsize=(8, 0.4 + 1.2 * len(samples)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9])
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.9], squeeze=False)[0]
     axes = left.subplots()
     filters = theta[first.name].sum(axis=2).transpose(2, 0, 1)
     limit = np.abs(filters).max()
@@ -408,7 +408,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     out = options.out or Path("runs") / f"{options.figure}.png"
     try:
-        with rc_context(STYLE):
+        with rc_context(rc=STYLE):
             save(options.draw(options), out)
     except (NotConverged, CheckpointError, DataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,7 +23,7 @@ from eqprop_np.rules.phases import ESTIMATES
 from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
-FIRST_LOOK = {"preset": "p-1h", "epochs": 10}  # used if no preset is named: trains for about a minute
+FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # used if no preset is named: trains for about a minute
 
 
 class BadInput(ValueError):
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
 def _experiment(given: Given) -> Experiment:
     """Return the preset with the settings that the command line overrides."""
     preset = EXPERIMENTS[given.get("preset", FIRST_LOOK["preset"])]
-    settings = {} if "preset" in given else {"epochs": FIRST_LOOK["epochs"]}
+    settings: dict[str, Any] = {} if "preset" in given else {"epochs": FIRST_LOOK["epochs"]}
     for field in fields(Experiment):
         if field.name in given:
             value = given[field.name]

@@ -48,7 +48,8 @@ class System:
         shapes = self.dynamics.network.shapes
         theta = self.dynamics.network.init(rng, np.float64)
         x = rng.uniform(0, 1, (self.batch, *shapes[0]))
-        return theta, x, np.eye(*shapes[-1])[rng.integers(0, shapes[-1][0], self.batch)]
+        classes = shapes[-1][0]
+        return theta, x, np.eye(classes)[rng.integers(0, classes, self.batch)]
 
 
 def _real_time(graph: Network) -> RealTime:
@@ -87,7 +88,11 @@ def measure(system: System, runs: Sequence[Run], seed: int, *, drives: bool = Fa
     """Compare each run with the gradients of BPTT, or with `drive_gradients`."""
     dynamics, (theta, x, y) = system.dynamics, system.draw(seed)
     rest = first_phase(dynamics, theta, x, system.steps)
-    nablas = (drive_gradients if drives else gradients)(dynamics, theta, x, y, rest)
+    if drives:
+        assert isinstance(dynamics, DiscreteTime), "drive gradients are those of discrete time"
+        nablas = drive_gradients(dynamics, theta, x, y, rest)
+    else:
+        nablas = gradients(dynamics, theta, x, y, rest)
     return compare(
         nablas,
         *(updates(dynamics, theta, x, y, rest, r.beta, eta=r.eta, centered=r.centered) for r in runs),
