@@ -132,13 +132,14 @@ class RealTime:
 
     def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
         """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp."""
-        new = self._euler(s, activity, drive, force)
+        new = self.euler(s, activity, drive, force)
         if not self.clamp:
             return new
         refuse_complex(new, "clamping")
         return np.clip(new, 0, 1, out=new)
 
-    def _euler(self, s: Array, activity: Array, drive: Array, force: Array | None) -> Array:
+    def euler(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+        """Return s + ε(ρ′(s) drive − s + force), the Euler step before clamping, Eq. (1)."""
         velocity = self.sigma.slope(s, activity) * drive
         velocity -= s
         if force is not None:
@@ -152,7 +153,7 @@ class RealTime:
         own = 1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive
         gain = self.epsilon * self.sigma.slope(s, activity)
         if self.clamp:
-            new = self._euler(s, activity, drive, None)
+            new = self.euler(s, activity, drive, None)
             inside = (new >= 0) & (new <= 1)  # the derivative of clamping, as that of the hard sigmoid
             own, gain = inside * own, inside * gain
         return own, gain

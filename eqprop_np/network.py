@@ -315,7 +315,7 @@ class Network:
 
         The input and the biases do not depend on s, so only the drives between free layers remain.
         """
-        return self._linear_drives(theta, v, switches, transposed=False)
+        return self.linear_drives(theta, v, switches, transposed=False)
 
     def vjp_s(self, theta: Theta, v: State, switches: Switches) -> State:
         """Return Hᵀ v, with the switches held.
@@ -324,9 +324,10 @@ class Network:
         Aᵀ, so H is symmetric, and this is `jvp_s`: the drives that carry a state forward also carry a
         gradient back. For untied weights, transposing exchanges the two weights of each connection.
         """
-        return self._linear_drives(theta, v, switches, transposed=True)
+        return self.linear_drives(theta, v, switches, transposed=True)
 
-    def _linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
+    def linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
+        """Return H v, or Hᵀ v if ``transposed``: the drives between free layers that v gives."""
         values = dict(enumerate(v, start=1))
         result = {n: np.zeros_like(value) for n, value in values.items()}
         for c in self.recurrent:
