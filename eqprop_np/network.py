@@ -454,7 +454,13 @@ def chain(sizes: Sequence[int]) -> Network:
 
 
 def convolutional(
-    image: Shape, channels: Sequence[int], dense: Sequence[int], kernel: int = 5, pool: int = 2
+    image: Shape,
+    channels: Sequence[int],
+    dense: Sequence[int],
+    kernel: int | Sequence[int] = 5,
+    pool: int | Sequence[int] = 2,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
 ) -> Network:
     """Return convolutions with pooling, followed by dense layers.
 
@@ -466,8 +472,9 @@ def convolutional(
         The number of channels of each convolutional layer.
     dense : sequence of int
         The sizes of the dense layers, the output's last.
-    kernel, pool : int
-        The sides of the kernels and of the pooling windows.
+    kernel, pool, stride, padding : int or sequence of int
+        The sides of the kernels and of the pooling windows, and the stride and the padding of the
+        convolutions: one value for all convolutional layers, or one for each.
 
     Examples
     --------
@@ -478,13 +485,22 @@ def convolutional(
     """
     shapes: list[Shape] = [tuple(image)]
     connections: list[Connection] = []
-    for n, features in enumerate(channels):
-        connections.append(ConvPool(n, n + 1, shapes[-1], features, kernel, pool))
+    settings = [_one_each(value, len(channels)) for value in (kernel, pool, stride, padding)]
+    for n, (features, *sides) in enumerate(zip(channels, *settings, strict=True)):
+        connections.append(ConvPool(n, n + 1, shapes[-1], features, *sides))
         shapes.append(connections[-1].post_shape)
     for n, size in enumerate(dense, start=len(channels)):
         connections.append(Dense(n, n + 1, shapes[-1], (size,)))
         shapes.append((size,))
     return Network(tuple(shapes), tuple(connections))
+
+
+def _one_each(value: int | Sequence[int], layers: int) -> Sequence[int]:
+    """Return one value for each layer."""
+    values = (value,) if isinstance(value, int | np.integer) else tuple(value)
+    if len(values) not in (1, layers):
+        raise ValueError(f"give one value, or one for each of the {layers} convolutions, got {len(values)}")
+    return values * layers if len(values) == 1 else values
 
 
 def toy(inputs: int = 10, hidden: int = 50, outputs: int = 5) -> Network:
