@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from eqprop_np.activations import Array
+from eqprop_np.checks import check_kind
 from eqprop_np.dynamics import Dynamics, snapshot
 from eqprop_np.network import Network, State, Theta
 from eqprop_np.rules.continual import sum_of_deltas
@@ -38,6 +39,7 @@ def untied(network: Network) -> Network:
     >>> print(untied(chain([784, 512, 10])).parameter_shapes)
     {'w0-1': (784, 512), 'w1-2': (512, 10), 'b1': (512,), 'b2': (10,), 'w2-1': (512, 10)}
     """
+    check_kind("network", network, Network, "of the class Network, such as chain([784, 512, 10])")
     return replace(network, tied=False)
 
 
