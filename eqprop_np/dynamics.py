@@ -112,7 +112,7 @@ class RealTime:
 
     def __post_init__(self) -> None:
         _check_parts(self)
-        check_kind("clamp", self.clamp, bool, "True or False")
+        check_kind("clamp", self.clamp, bool | np.bool_, "True or False")
         if not is_number(self.epsilon) or not 0 < self.epsilon <= 2:
             raise ValueError(
                 f"epsilon must be above 0 and at most 2, got {describe(self.epsilon)}: "

@@ -429,7 +429,7 @@ def _check_graph(network: Network) -> None:
         )
     for n, shape in enumerate(shapes):
         check_shape(f"layer {n}", shape)
-    check_kind("tied", network.tied, bool, "True or False")
+    check_kind("tied", network.tied, bool | np.bool_, "True or False")
     for c in network.connections:
         check_kind("a connection", c, Connection, "a Dense, a ConvPool or another eqprop_np.Connection")
         check_kind("the name of a connection", c.name, str, 'a string such as "w0-1"')

@@ -288,11 +288,13 @@ SETTINGS: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
     (lambda: NETWORK.init(0), ("rng must be a random generator", "got 0")),
     (lambda: NETWORK.init(seeded(), int), ("dtype must be a floating-point type", "got int64")),
     (lambda: eq.untied("p-1h"), ("network must be of the class Network", "got 'p-1h'")),
+    (lambda: eq.weight_angle("p-1h", {}), ("network must be of the class Network", "got 'p-1h'")),
+    (lambda: eq.angle_between(np.ones(3), np.ones(1)), ("the same shape", "got (3,) and (1,)")),
     (lambda: updates(delta="contrast"), ("delta must be a function", "got 'contrast'")),
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), SETTINGS)
+@pytest.mark.parametrize(("call", "words"), SETTINGS, ids=[", ".join(words) for _, words in SETTINGS])
 def test_a_setting_that_does_not_fit_is_refused(call: Callable[[], Any], words: tuple[str, ...]) -> None:
     refused(call, *words)
 
@@ -314,7 +316,12 @@ def test_a_part_of_the_dynamics_is_an_object_and_not_its_name(
     refused(lambda: dynamics(**({"network": NETWORK} | {part: bad})), *words)
 
 
-# ---- combinations of arguments that fit the network
+# ---- arguments that fit the network, but not each other or the function
+
+
+def test_one_number_for_each_sample_is_not_a_batch() -> None:
+    a = arguments(eq.chain([1, B]))
+    refused(lambda: eq.relax(a.dynamics, a.theta, a.x[:, 0]), "x must have shape (B, 1)", "got (3,)")
 
 
 @pytest.mark.parametrize("name", ["cep", "cvf", "telescoped_cep", "telescoped_cvf"])
@@ -325,8 +332,9 @@ def test_a_continual_rule_needs_one_nudge_and_all_rates(name: str) -> None:
     refused(lambda: RULES[name](replace(GOOD, phases=centered)), "one-sided or random-sign")
 
 
-def test_untied_weights_have_no_phi() -> None:
+def test_untied_weights_have_no_phi(monkeypatch: pytest.MonkeyPatch) -> None:
     a = arguments(UNTIED)
+    monkeypatch.setattr("eqprop_np.rules.ep.free_phase", None)  # it is refused before the phases run
     for name in ("phi", "dphi_dtheta", "ep", "cep", "telescoped_cep", *UPDATES):
         refused(lambda name=name: ALL[name](a), "untied", "use the rule vf or cvf")
     assert len(list(updates(a, delta=field_delta))) == a.rest.steps
@@ -435,7 +443,7 @@ GRAPHS: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "words"), GRAPHS)
+@pytest.mark.parametrize(("call", "words"), GRAPHS, ids=[", ".join(words) for _, words in GRAPHS])
 def test_a_graph_that_does_not_fit_is_refused(call: Callable[[], Any], words: tuple[str, ...]) -> None:
     refused(call, *words)
 
