@@ -40,7 +40,12 @@ from eqprop_np.training import Samples
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 GREY = "0.45"
 ROOT = Path(__file__).resolve().parents[1]
-STYLE: dict[str, Any] = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "mathtext.fontset": "cm",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 # ---- Fig. 1(a)
