@@ -88,12 +88,17 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     Raises
     ------
     NotConverged
-        If a neuron still changes after ``limit`` steps.
+        If a neuron still changes after ``limit`` steps, or if the state is no longer finite.
     TypeError, ValueError
         If an argument does not fit the network.
     """
     tolerance = float(8 * np.finfo(x.dtype).eps)
     settled = relax(dynamics, theta, x, None, limit, schedule=Alternating(tol=tolerance / 2))
+    if not all(np.isfinite(value).all() for value in settled.state):
+        raise NotConverged(
+            f"the first phase has not converged: after {settled.steps} steps the state contains NaN or "
+            "infinity: choose weights with which the network converges"
+        )
     rest = relax(dynamics, theta, x, settled.state, steps, schedule=Synchronous(), trajectory=True)
     if not max(rest.residuals) <= tolerance:
         raise NotConverged(
