@@ -254,7 +254,7 @@ def _square(a: Array) -> float:
 
 
 def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comparison]:
-    """Return the comparison of each process with the same gradients. All advance in t together.
+    """Return the comparison of each process with the same gradients, Eq. (8). All advance in t together.
 
     Examples
     --------
