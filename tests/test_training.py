@@ -13,9 +13,9 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from eqprop_np import training
-from eqprop_np.activations import Array
+from eqprop_np.activations import ACTIVATIONS, Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.experiments.presets import DYNAMICS, EXPERIMENTS, Experiment
 from eqprop_np.network import Theta
 from eqprop_np.relaxation import Alternating, relax
 from eqprop_np.rules import RULES
@@ -227,6 +227,13 @@ def test_two_workers_equal_one() -> None:
         np.testing.assert_allclose(a.output, b.output, rtol=0, atol=1e-5)
         assert (a.steps, a.converged) == (b.steps, b.converged)
     assert answers[0][2] == answers[1][2]
+
+
+@pytest.mark.parametrize("kind", DYNAMICS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dynamics_can_be_sent_to_a_worker(activation: str, kind: str) -> None:
+    dynamics = build(replace(TINY, activation=activation, dynamics=kind))
+    assert pickle.loads(pickle.dumps(dynamics)) == dynamics
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
