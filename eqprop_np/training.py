@@ -70,18 +70,31 @@ class Samples:
 
 @dataclass
 class Progress:
-    """How far a run has come: all that it takes to go on, bit for bit.
+    """The whole state of a run. Training continues from it bit for bit.
 
     Attributes
     ----------
-    theta : the parameters.
-    rng : where all randomness comes from.
-    epoch_start : the generator's state when the epoch under way began.
-    epoch, batch : the epochs done, and the batches done of the next.
-    errors, steps : of the epoch under way: wrong predictions, and first-phase steps summed over batches.
-    seconds : spent in training and evaluation.
-    history : a record per epoch done.
-    angle : between forward and backward weights before training, where they are untied, in degrees.
+    theta : dict of ndarray
+        The parameters.
+    rng : numpy.random.Generator
+        The source of all randomness.
+    epoch_start : dict
+        The state of the generator at the start of the current epoch.
+    epoch, batch : int
+        The number of finished epochs, and of finished batches in the current epoch.
+    errors : int
+        The number of wrong predictions in the current epoch.
+    steps : float
+        The steps of the free phases of the current epoch, summed over its batches.
+    seconds : float
+        The time spent in training and evaluation.
+    history : list of dict
+        One record per finished epoch.
+    angle : float or None
+        The angle between forward and backward weights before training, in degrees. None if they are tied.
+    converged : int or None
+        The number of batches in the current epoch whose free phase converged. None if it is not known,
+        because an older version of this program trained the first batches of the epoch.
     """
 
     theta: Theta
@@ -94,6 +107,7 @@ class Progress:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     angle: float | None = None
+    converged: int | None = 0
 
     @classmethod
     def begin(cls, experiment: Experiment, dynamics: Dynamics, seed: int) -> "Progress":
@@ -149,7 +163,7 @@ def train(
             start = time.perf_counter()
             test_error = evaluate(experiment.phases, dynamics, progress.theta, test, run)
             progress.seconds += time.perf_counter() - start
-            _finish_epoch(progress, dynamics.network, len(training), test_error)
+            _finish_epoch(progress, dynamics.network, experiment.phases, len(training), test_error)
             on_epoch(progress)
     return True
 
@@ -171,16 +185,18 @@ def _epoch(
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if experiment.augment:
             batch = batch.shifted(experiment.augment, progress.rng)
-        gradient, output, steps = batch_gradient(
+        part = batch_gradient(
             experiment.rule, dynamics, progress.theta, batch, phases.draw(progress.rng), run
         )
-        if not np.isfinite(output).all():
+        if not np.isfinite(part.output).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        sgd(progress.theta, gradient, phases.learning_rates)
-        progress.errors += _wrong(output, batch)
-        progress.steps += steps
+        sgd(progress.theta, part.gradient, phases.learning_rates)
+        progress.errors += _wrong(part.output, batch)
+        progress.steps += part.steps
+        if progress.converged is not None:
+            progress.converged += part.converged
         progress.batch += 1
         progress.seconds += time.perf_counter() - start
         if on_batch(progress):
@@ -205,8 +221,12 @@ def _require_finite(progress: Progress) -> None:
             raise Diverged(f"parameter {name} is not finite after {where}")
 
 
-def _finish_epoch(progress: Progress, network: Network, size: int, test_error: float) -> None:
-    """Write into ``progress`` the record of the epoch, and set its counters for the next."""
+def _finish_epoch(progress: Progress, network: Network, phases: Phases, size: int, test_error: float) -> None:
+    """Append the record of the epoch to the history, and reset the counters for the next epoch.
+
+    "converged" is the share of the batches whose free phase converged, from 0 to 1. The record has it
+    only if the schedule has a tolerance and every batch of the epoch was counted.
+    """
     progress.epoch += 1
     record = {
         "epoch": progress.epoch,
@@ -215,10 +235,12 @@ def _finish_epoch(progress: Progress, network: Network, size: int, test_error: f
         "seconds": round(progress.seconds, 2),
         "free_steps": progress.steps / progress.batch,
     }
+    if phases.schedule.tol > 0 and progress.converged is not None:
+        record["converged"] = progress.converged / progress.batch
     if (angle := weight_angle(network, progress.theta)) is not None:
         record["angle"] = angle
     progress.history.append(record)
-    progress.batch, progress.errors, progress.steps = 0, 0, 0.0
+    progress.batch, progress.errors, progress.steps, progress.converged = 0, 0, 0.0, 0
 
 
 def _wrong(output: Array, batch: Samples) -> int:
@@ -267,32 +289,49 @@ def _end_with_parent() -> None:
 
 
 class Part(NamedTuple):
-    """A rule's answer for one piece of a batch."""
+    """The result of a rule on a batch, or on one worker's part of it.
+
+    Attributes
+    ----------
+    gradient : dict of ndarray
+        dL/dθ, the mean over the samples.
+    output : ndarray, shape (B, classes)
+        ŷ at the end of the free phase.
+    steps : float
+        The number of steps of the free phase; for several parts, their mean.
+    converged : bool
+        Whether the free phase converged; for several parts, whether all of them did.
+    """
 
     gradient: Theta
     output: Array
-    steps: int
+    steps: float
+    converged: bool
 
 
 def _part(samples: Samples, rule: str, dynamics: Dynamics, theta: Theta, phases: Phases) -> Part:
     fastest = RULES[rule].fastest(dynamics.network)
     update = fastest(dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
-    return Part(update.gradient, update.free.state[-1], update.free.steps)
+    return Part(update.gradient, update.free.state[-1], update.free.steps, update.free.converged)
 
 
 def batch_gradient(
     rule: str, dynamics: Dynamics, theta: Theta, batch: Samples, phases: Phases, run: Run
-) -> tuple[Theta, Array, float]:
-    """dL/dθ over the batch, the first phase's output, and its mean number of steps."""
+) -> Part:
+    """Return the result of a rule on a batch, computed in the parts that ``run`` makes of it."""
     parts = run(_part, batch, rule, dynamics, theta, phases)
     if len(parts) == 1:
         return parts[0]
     shares = [len(part.output) / len(batch) for part in parts]
-    gradient = {
-        name: sum(share * part.gradient[name] for share, part in zip(shares, parts, strict=True))
-        for name in theta
-    }
-    return gradient, np.concatenate([part.output for part in parts]), float(np.mean([p.steps for p in parts]))
+    return Part(
+        gradient={
+            name: sum(share * part.gradient[name] for share, part in zip(shares, parts, strict=True))
+            for name in theta
+        },
+        output=np.concatenate([part.output for part in parts]),
+        steps=float(np.mean([part.steps for part in parts])),
+        converged=all(part.converged for part in parts),
+    )
 
 
 def evaluate(phases: Phases, dynamics: Dynamics, theta: Theta, samples: Samples, run: Run) -> float:
