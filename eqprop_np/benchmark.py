@@ -142,9 +142,9 @@ def _batches(
     for number in numbers:
         chosen = np.arange(number * experiment.batch_size, (number + 1) * experiment.batch_size)
         batch = samples[chosen % len(samples)]
-        gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases.draw(rng), run)
-        sgd(theta, gradient, phases.learning_rates)
-        steps.append(taken)
+        part = batch_gradient(experiment.rule, dynamics, theta, batch, phases.draw(rng), run)
+        sgd(theta, part.gradient, phases.learning_rates)
+        steps.append(part.steps)
     return steps
 
 

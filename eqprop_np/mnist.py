@@ -23,10 +23,7 @@ from eqprop_np.rules.phases import ESTIMATES
 from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
-FIRST_LOOK: dict[str, Any] = {
-    "preset": "p-1h",
-    "epochs": 10,
-}  # used if no preset is named: trains for about a minute
+FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # if no preset is named: about a minute
 
 
 class BadInput(ValueError):

@@ -4,6 +4,7 @@ A schedule says which layers move together. `Synchronous` is Eq. (1) to the lett
 once. `Alternating` has the same steady states and reaches them with less computation.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -2,10 +2,15 @@
 
 The file is replaced atomically when it is written, and checked when it is read. It contains each
 parameter under its name, and everything else as one JSON text named ``meta``.
+
+Schema 2 is written, and schema 1 can still be read. It differs in two ways. A backward weight of an untied
+network, such as "w2-1", has the shape of its forward weight in schema 2, and was stored transposed in
+schema 1. The number of batches whose free phase converged is new in schema 2.
 """
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +23,7 @@ from eqprop_np.datasets import Dataset
 from eqprop_np.experiments.presets import Experiment
 from eqprop_np.training import Progress, Samples
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class CheckpointError(ValueError):
@@ -248,6 +253,7 @@ _COUNTERS = {  # the fields of Progress that are saved, with their types in JSON
     "seconds": _NUMBER,
     "history": list,
     "angle": (*_NUMBER, type(None)),
+    "converged": (int, type(None)),
 }
 _RECORD = ("epoch", "train_error", "test_error", "seconds", "free_steps")  # the numbers of each epoch
 
@@ -277,11 +283,13 @@ def load(path: Path) -> tuple[Configuration, Progress]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(str(arrays.pop("meta")))
-        if meta["schema"] != SCHEMA:
+        if meta["schema"] not in (1, SCHEMA):
             raise CheckpointError(
-                f"{path}: the schema must be {SCHEMA}, got {meta['schema']!r}; "
+                f"{path}: the schema must be 1 or {SCHEMA}, got {meta['schema']!r}; "
                 "use the version of this program that wrote it"
             )
+        if meta["schema"] == 1:
+            _from_schema_1(meta["progress"], arrays)
         configuration = Configuration.from_json(meta["configuration"])
         rng = np.random.default_rng()
         rng.bit_generator.state = meta["progress"]["epoch_start"]  # checks that the state is valid
@@ -303,11 +311,24 @@ def load(path: Path) -> tuple[Configuration, Progress]:
     return configuration, progress
 
 
+def _from_schema_1(counters: dict[str, Any], theta: dict[str, Any]) -> None:
+    """Change what was read from a file of schema 1 into what a file of schema 2 would contain."""
+    if "converged" in counters:
+        raise ValueError("progress of schema 1 has no field converged")
+    counters["converged"] = None if counters["batch"] else 0  # the batches so far were not counted
+    for name, value in theta.items():
+        layers = re.fullmatch(r"w(\d+)-(\d+)", name)
+        if layers and int(layers[1]) > int(layers[2]):  # a backward weight
+            theta[name] = np.ascontiguousarray(value.T)
+
+
 def _check_counters(configuration: Configuration, progress: Progress) -> None:
     for name, kind in _COUNTERS.items():
         value = getattr(progress, name)
         if not isinstance(value, kind) or (kind in (int, _NUMBER) and not value >= 0):
             raise ValueError(f"{name} has the wrong type or is negative: {value!r}")
+    if progress.converged is not None and not 0 <= progress.converged <= progress.batch:
+        raise ValueError(f"converged must be from 0 to batch {progress.batch}, got {progress.converged}")
     if (progress.batch - 1) * configuration.experiment.batch_size >= configuration.train_size:
         raise ValueError(f"batch {progress.batch} is beyond the {configuration.train_size} training images")
     if len(progress.history) != progress.epoch:
@@ -317,6 +338,8 @@ def _check_counters(configuration: Configuration, progress: Progress) -> None:
     for record in progress.history:
         if not all(isinstance(record[name], _NUMBER) for name in _RECORD):
             raise ValueError(f"{', '.join(_RECORD)} must be numbers in each record, got {record}")
+        if not 0 <= record.get("converged", 0) <= 1:
+            raise ValueError(f"converged must be from 0 to 1 in each record, got {record['converged']!r}")
 
 
 def _check_parameters(path: Path, configuration: Configuration, theta: dict[str, Any]) -> None:

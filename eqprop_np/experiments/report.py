@@ -133,6 +133,8 @@ class Report:
     def end(self, progress: Progress) -> None:
         """Write ``summary.json`` and ``curves.png``, and print the last line.
 
+        If a free phase of the last epoch did not converge, print the share of such phases before it.
+
         Parameters
         ----------
         progress : Progress
@@ -141,11 +143,22 @@ class Report:
         summary = summarize(self.configuration, progress)
         write_json(self.directory / "summary.json", summary)
         self._plot(progress)
+        self._say_not_converged(progress.history[-1])
         print(
             f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
             f"{summary['test_error']:.2f} % after {summary['epochs']} epochs",
             flush=True,
         )
+
+    def _say_not_converged(self, record: dict[str, float]) -> None:
+        """Print the share of the free phases of an epoch that did not converge, unless it is 0 or unknown."""
+        experiment, share = self.configuration.experiment, 1 - record.get("converged", 1)
+        if share > 0:
+            self.say(
+                f"in the last epoch {100 * share:.3g} % of the free phases did not converge within "
+                f"T = {experiment.free_steps} steps to tol {experiment.tol}: "
+                "try a larger --free-steps or --tol"
+            )
 
     def _plot(self, progress: Progress) -> None:
         history = progress.history
@@ -183,7 +196,8 @@ def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any
     -------
     dict
         The content of ``summary.json``. Errors are in percent, ``seconds`` is the total time of
-        training and evaluation, and ``angle`` is in degrees.
+        training and evaluation, and ``angle`` is in degrees. ``converged`` in a record of the history is
+        the share of the batches whose free phase converged, from 0 to 1.
     """
     last = progress.history[-1]
     return {

@@ -30,8 +30,8 @@ from eqprop_np.rules.phases import Phases, Update, checked
 def untied(network: Network) -> Network:
     """Return the network with two weights for each connection between free layers.
 
-    "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1" the backward weight, of the same shape.
-    `Network.init` takes the angle ψ between them.
+    VF and C-VF are rules for such networks. "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1"
+    the backward weight, of the same shape. `Network.init` takes the angle ψ between them.
 
     Examples
     --------

@@ -96,7 +96,7 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     Raises
     ------
     NotConverged
-        If a neuron still changes after ``limit`` steps.
+        If a neuron still changes after ``limit`` steps, or if the state is no longer finite.
     TypeError, ValueError
         If an argument does not fit the network.
     """
@@ -106,6 +106,11 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     tolerance = float(8 * np.finfo(x.dtype).eps)
     static = dynamics.network.input_drive(theta, x)
     settled = settle(dynamics, theta, static, None, limit, Alternating(tol=tolerance / 2))
+    if not all(np.isfinite(value).all() for value in settled.state):
+        raise NotConverged(
+            f"the first phase has not converged: after {settled.steps} steps the state contains NaN or "
+            "infinity: choose weights with which the network converges"
+        )
     rest = settle(dynamics, theta, static, settled.state, steps, Synchronous(), trajectory=True)
     if not max(rest.residuals) <= tolerance:
         raise NotConverged(
@@ -311,7 +316,7 @@ def _square(a: Array) -> float:
 
 
 def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comparison]:
-    """Return the comparison of each process with the same gradients. All advance in t together.
+    """Return the comparison of each process with the same gradients, Eq. (8). All advance in t together.
 
     Examples
     --------
