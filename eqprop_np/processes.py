@@ -58,7 +58,7 @@ class SharedRule:
         }
         return Update(gradient, _joined([piece.free for piece in pieces]))
 
-    def outputs(self, dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> Array:
+    def outputs(self, x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> Array:
         """Return the output s^N of the first phase."""
         return np.concatenate(self.map(output, (x,), dynamics, theta, phases))
 

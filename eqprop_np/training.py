@@ -59,7 +59,8 @@ class Progress:
     epoch, batch : int
         The complete epochs, and the complete batches of the next epoch.
     errors, steps, converged : number
-        In the current epoch: wrong predictions, steps of the first phases, and first phases that converged.
+        In the current epoch: wrong predictions, steps of the first phases, and first phases that converged
+        (None if an older file did not count them).
     seconds : float
         The time spent in training and validation.
     history : dict of list
@@ -76,9 +77,18 @@ class Progress:
     batch: int = 0
     errors: int = 0
     steps: float = 0.0
-    converged: int = 0
+    converged: int | None = 0
     seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[dict[str, float]]:
+        """The history as one dict for each epoch, counted from 1. A value that is missing is left out."""
+        records: list[dict[str, float]] = [{"epoch": n + 1} for n in range(self.epoch)]
+        for name, values in self.history.items():
+            for record, value in zip(records[self.epoch - len(values) :], values, strict=True):
+                record[name] = value
+        return records
 
     @classmethod
     def begin(
@@ -443,7 +453,7 @@ def train(
             if not complete:
                 return False
             start = time.perf_counter()
-            error = None if validation is None else _error(run, progress.theta, validation)
+            error = None if validation is None else error_of(run, progress.theta, validation)
             progress.seconds += time.perf_counter() - start
             _finish_epoch(run, progress, len(training), error)
             if on_epoch(progress) is True:
@@ -475,7 +485,8 @@ def _epoch(
         run.optimizer.step(progress.theta, update.gradient, progress.optimizer_state, factor)
         progress.errors += batch.count_wrong(outputs)
         progress.steps += update.free.steps
-        progress.converged += update.free.converged
+        if progress.converged is not None:
+            progress.converged += update.free.converged
         progress.batch += 1
         progress.seconds += time.perf_counter() - start
         if on_batch(progress) is True:
@@ -503,12 +514,14 @@ def _require_finite(progress: Progress) -> None:
 
 def _finish_epoch(run: Run, progress: Progress, size: int, validation_error: float | None) -> None:
     """Append the epoch to the history, and set the counters to 0."""
+    converged = progress.converged or 0
+    unknown = progress.converged is None or not run.phases.schedule.tol
     record: dict[str, float | None] = {
         "train_error": 100 * progress.errors / size,
         "validation_error": validation_error,
         "seconds": round(progress.seconds, 2),
         "steps": progress.steps / progress.batch,
-        "converged": progress.converged / progress.batch if run.phases.schedule.tol else None,
+        "converged": None if unknown else converged / progress.batch,
         "weight_angle": weight_angle(run.dynamics.network, progress.theta),
     }
     for name, value in record.items():
@@ -591,9 +604,9 @@ def error_rate(dynamics: Dynamics, theta: Theta, X: Array, y: Array, phases: Pha
 EVALUATION_PHASES = Phases(1000, 1, 1.0, schedule=replace(Phases(1, 1, 1.0).schedule, tol=1e-4))
 
 
-def _error(run: Run, theta: Theta, samples: Samples) -> float:
-    shared = run.rule.outputs if isinstance(run.rule, SharedRule) else None
-    first_phase = (lambda x, *rest: shared(*rest[:2], x, rest[2])) if shared else output
+def error_of(run: Run, theta: Theta, samples: Samples) -> float:
+    """Return the share of wrong predictions in percent, with the first phase of a run's settings."""
+    first_phase = run.rule.outputs if isinstance(run.rule, SharedRule) else output
     found = _outputs(first_phase, run.dynamics, theta, samples, run.phases)
     return 100 * samples.count_wrong(found) / len(samples)
 

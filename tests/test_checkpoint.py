@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eqprop_np import checkpoint
-from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress, Samples, train

@@ -14,7 +14,7 @@ converged steady states. `Experiment.to_the_letter` leaves them out.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -120,7 +120,7 @@ class Training:
     optimizer: OptimizerName = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
-    rate_schedule: RateSchedule = Exponential()
+    rate_schedule: RateSchedule = field(default_factory=Exponential)
     augment: int = 0
     workers: int = 1
 

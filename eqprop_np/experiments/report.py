@@ -1,4 +1,4 @@
-"""Report on a run: print lines, show a progress bar, and write the files of its directory.
+"""Report on a run: print lines, save checkpoints, and write the files of its directory.
 
 The files are ``config.json``, ``metrics.jsonl`` (one line per epoch) and ``checkpoint.npz``. At the end
 of the run, ``summary.json`` and ``curves.png`` are added.
@@ -6,11 +6,9 @@ of the run, ``summary.json`` and ``curves.png`` are added.
 
 import json
 import platform
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,15 @@ import numpy as np
 import scipy
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from eqprop_np import checkpoint
-from eqprop_np.checkpoint import Configuration, replacing
+from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.files import replacing
+from eqprop_np.relaxation import Alternating
 from eqprop_np.training import Progress
+
+SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
 
 
 class Report:
@@ -34,134 +36,92 @@ class Report:
     directory : Path
         The directory of the run. It must exist.
     configuration : Configuration
-        The settings of the run.
     quiet : bool
-        Whether to print only the last line, and to show no progress bar.
+        Print only the last line.
     """
 
     def __init__(self, directory: Path, configuration: Configuration, quiet: bool) -> None:
         self.directory = directory
         self.configuration = configuration
         self.quiet = quiet
+        self.saved = time.monotonic()
+        self.commits: list[str | None] = []
 
     def say(self, line: str) -> None:
-        """Print a line, unless the report is quiet."""
+        """Print a line, unless the report is quiet. A progress bar stays below it."""
         if not self.quiet:
-            print(line, flush=True)
+            _print(line)
 
     def begin(self, progress: Progress) -> None:
         """Print the configuration, and write ``config.json`` and ``metrics.jsonl``.
 
-        Parameters
-        ----------
-        progress : Progress
-            The state of the run. If the run is resumed, its finished epochs are written again.
+        If the run is resumed, its complete epochs are written again, and the commit of the code is added to
+        those that ``config.json`` already names.
         """
-        for name, value in self.configuration.to_json().items():
-            self.say(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+        config = self.directory / "config.json"
+        if config.exists():
+            self.commits = list(json.loads(config.read_text("utf-8")).get("git_commits", []))
+        if (commit := git_commit()) not in self.commits:
+            self.commits.append(commit)
+        for line in describe(self.configuration):
+            self.say(line)
         self.say(f"run directory: {self.directory}")
-        write_json(self.directory / "config.json", self.configuration.to_json())
+        write_json(config, self.configuration.to_json() | {"git_commits": self.commits})
         with replacing(self.directory / "metrics.jsonl") as file:
-            file.writelines(json.dumps(record) + "\n" for record in progress.history)
+            file.writelines(json.dumps(record) + "\n" for record in records(progress))
 
-    @contextmanager
-    def bar(self, progress: Progress, size: int) -> Iterator[Callable[[Progress], bool]]:
-        """Show a progress bar, and catch the first Ctrl-C while the ``with`` block runs.
+    def batch(self, progress: Progress) -> None:
+        """Save a checkpoint if the last one is a minute old."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save(progress)
 
-        The bar is written to standard error, and only if that is a terminal. The second Ctrl-C is
-        handled as usual.
-
-        Parameters
-        ----------
-        progress : Progress
-            Not used. The hook receives the progress of each batch.
-        size : int
-            The number of training images.
-
-        Yields
-        ------
-        callable
-            The ``on_batch`` hook of `train`. It updates the bar, and returns True after Ctrl-C.
-        """
-        interrupted = False
-
-        def interrupt(number: int, frame: Any) -> None:
-            nonlocal interrupted
-            interrupted = True
-            signal.signal(signal.SIGINT, previous)  # a second Ctrl-C stops the run immediately
-
-        experiment = self.configuration.experiment
-        batches = -(-size // experiment.batch_size)
-        previous = signal.signal(signal.SIGINT, interrupt)
-        hidden = self.quiet or not sys.stderr.isatty()
-        try:
-            with tqdm(total=batches, disable=hidden, leave=False, unit="batch") as bar:
-
-                def on_batch(progress: Progress) -> bool:
-                    bar.n = progress.batch
-                    if not hidden:
-                        error = 100 * progress.errors / min(progress.batch * experiment.batch_size, size)
-                        bar.set_description(f"epoch {progress.epoch + 1}/{experiment.epochs}", refresh=False)
-                        bar.set_postfix_str(f"error {error:.2f} %", refresh=False)
-                        bar.update(0)
-                    return interrupted
-
-                yield on_batch
-        finally:
-            signal.signal(signal.SIGINT, previous)
+    def save(self, progress: Progress) -> None:
+        """Save a checkpoint."""
+        checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
+        self.saved = time.monotonic()
 
     def epoch(self, progress: Progress) -> None:
-        """Save the checkpoint, add a line to ``metrics.jsonl``, and print the errors of the epoch.
-
-        This is the ``on_epoch`` hook of `train`.
-
-        Parameters
-        ----------
-        progress : Progress
-            The state of the run after the epoch.
-        """
-        record, tested = progress.history[-1], self.configuration.tested
-        checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
-        with open(self.directory / "metrics.jsonl", "a") as file:
+        """Save the checkpoint, add a line to ``metrics.jsonl``, and print the errors of the epoch."""
+        record = records(progress)[-1]
+        self.save(progress)
+        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.say(
-            f"epoch {record['epoch']}/{self.configuration.experiment.epochs}: "
-            f"train error {record['train_error']:.2f} %, {tested} error {record['test_error']:.2f} %, "
-            f"{record['free_steps']:.1f} steps, {record['seconds']:.0f} s"
+            f"epoch {record['epoch']}/{self.configuration.experiment.training.epochs}: "
+            f"train error {record['train_error']:.2f} %, {self.configuration.tested} error "
+            f"{record['test_error']:.2f} %, {record['steps']:.1f} steps, {record['seconds']:.0f} s"
         )
 
     def end(self, progress: Progress) -> None:
         """Write ``summary.json`` and ``curves.png``, and print the last line.
 
         If a free phase of the last epoch did not converge, print the share of such phases before it.
-
-        Parameters
-        ----------
-        progress : Progress
-            The state of the run after its last epoch.
         """
-        summary = summarize(self.configuration, progress)
+        summary = summarize(self.configuration, progress, self.commits)
         write_json(self.directory / "summary.json", summary)
-        self._plot(progress)
-        self._say_not_converged(progress.history[-1])
-        print(
+        try:
+            self._plot(progress)
+        except Exception as error:  # a picture must not cost the result
+            print(f"curves.png could not be drawn ({error})", file=sys.stderr)
+        self._say_not_converged(records(progress)[-1])
+        epochs = "1 epoch" if summary["epochs"] == 1 else f"{summary['epochs']} epochs"
+        _print(
             f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
-            f"{summary['test_error']:.2f} % after {summary['epochs']} epochs",
-            flush=True,
+            f"{summary['test_error']:.2f} % after {epochs}"
         )
 
     def _say_not_converged(self, record: dict[str, float]) -> None:
         """Print the share of the free phases of an epoch that did not converge, unless it is 0 or unknown."""
-        experiment, share = self.configuration.experiment, 1 - record.get("converged", 1)
+        phases, share = self.configuration.experiment.phases, 1 - record.get("converged", 1)
         if share > 0:
             self.say(
                 f"in the last epoch {100 * share:.3g} % of the free phases did not converge within "
-                f"T = {experiment.free_steps} steps to tol {experiment.tol}: "
+                f"T = {phases.free_steps} steps to tol {phases.schedule.tol}: "
                 "try a larger --free-steps or --tol"
             )
 
     def _plot(self, progress: Progress) -> None:
-        history = progress.history
+        history = records(progress)
         epochs = [record["epoch"] for record in history]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -174,7 +134,7 @@ class Report:
             xlabel="epoch",
             ylabel="error (%)",
             yscale="log",
-            title=f"{self.configuration.experiment.name} on {self.configuration.dataset}",
+            title=f"{self.configuration.experiment.name} on {self.configuration.dataset}".replace("$", r"\$"),
         )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
@@ -182,24 +142,51 @@ class Report:
             figure.savefig(file, format="png", dpi=150)
 
 
-def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any]:
+def _print(line: str) -> None:
+    """Print a line above the progress bar. If nobody reads the output any more, training goes on."""
+    try:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe or a closed file
+        pass
+
+
+def describe(configuration: Configuration) -> list[str]:
+    """Return a few readable lines that say what a run does."""
+    e, t, p = configuration.experiment, configuration.experiment.training, configuration.experiment.phases
+    rates = " ".join(f"{rate:g}" for rate in t.learning_rates)
+    schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
+    omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
+    held_out = f", {configuration.validation} held out" if configuration.validation else ""
+    size = "×".join(map(str, configuration.image))
+    return [
+        f"{e.name}: rule {e.rule}, {e.dynamics}, {e.activation}, hidden layers {e.layers}",
+        f"data: {configuration.dataset}, {configuration.train_size} training images{held_out} of {size} "
+        f"pixels, {configuration.classes} classes, seed {configuration.seed}",
+        f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, "
+        f"{schedule}{omega}, tol {p.schedule.tol:g}",
+        f"training: {t.epochs} epochs, batches of {t.batch_size}, {t.optimizer}, rates {rates}, "
+        f"{t.rate_schedule}, workers {t.workers}",
+    ]
+
+
+def records(progress: Progress) -> list[dict[str, float]]:
+    """Return one dict for each epoch, as the files have them: the validation error is "test_error"."""
+    return [
+        {"test_error" if name == "validation_error" else name: value for name, value in record.items()}
+        for record in progress.records
+    ]
+
+
+def summarize(
+    configuration: Configuration, progress: Progress, commits: list[str | None] | None = None
+) -> dict[str, Any]:
     """Return the settings, the results and the software versions of a run.
 
-    Parameters
-    ----------
-    configuration : Configuration
-        The settings of the run.
-    progress : Progress
-        The state of the run, after at least one epoch.
-
-    Returns
-    -------
-    dict
-        The content of ``summary.json``. Errors are in percent, ``seconds`` is the total time of
-        training and evaluation, and ``angle`` is in degrees. ``converged`` in a record of the history is
-        the share of the batches whose free phase converged, from 0 to 1.
+    Errors are in percent, "seconds" is the total time of training and evaluation, and "converged" is the
+    share of the first phases that converged. "git_commits" are those of the start and of each resume.
     """
-    last = progress.history[-1]
+    history = records(progress)
     return {
         "preset": configuration.experiment.name,
         "rule": configuration.experiment.rule,
@@ -207,33 +194,25 @@ def summarize(configuration: Configuration, progress: Progress) -> dict[str, Any
         "train_size": configuration.train_size,
         "epochs": progress.epoch,
         "seed": configuration.seed,
-        "test_error": last["test_error"],
+        "test_error": history[-1]["test_error"],
         "tested_on": "held-out training images" if configuration.validation else "test set",
-        "train_error": last["train_error"],
-        "angle": progress.angle,
-        "seconds": last["seconds"],
+        "train_error": history[-1]["train_error"],
+        "seconds": history[-1]["seconds"],
         "versions": {
             "python": platform.python_version(),
             "numpy": np.__version__,
             "scipy": scipy.__version__,
             "matplotlib": matplotlib.__version__,
         },
-        "git_commit": git_commit(),
+        "git_commit": (commits or [git_commit()])[0],
+        "git_commits": commits or [git_commit()],
         "configuration": configuration.to_json(),
-        "history": progress.history,
+        "history": history,
     }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write. After an error it is unchanged.
-    content : dict
-        The values to write.
-    """
+    """Write a JSON file, which is complete or not changed."""
     with replacing(path) as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
@@ -242,13 +221,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def git_commit() -> str | None:
     """Return the git commit of the code, with "-dirty" appended if files differ from it.
 
-    Returns
-    -------
-    str or None
-        The hash or tag of the commit. None if the code is not in a git clone or git fails.
+    It is None if the code is not tracked in a git clone, or if git fails.
     """
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty"]):
+            options = ["--abbrev=40"] if command[0] == "describe" else []
+            done = subprocess.run(
+                [*git, *command, *options], capture_output=True, text=True, check=True, timeout=10
+            )
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout.strip()
