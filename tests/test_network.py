@@ -658,6 +658,22 @@ def test_two_connections_between_the_same_layers_have_their_own_weights(rng: np.
     assert not np.array_equal(theta["w1-2"], theta["second"])
 
 
+def test_two_connections_between_the_same_layers_can_be_untied(rng: np.random.Generator) -> None:
+    """Each has a backward weight of its own."""
+    network = untied(TWO_WEIGHTS)
+    assert [network.backward_name(c) for c in network.recurrent] == ["w2-1", "second-backward"]
+    assert network.parameter_shapes == TWO_WEIGHTS.parameter_shapes | {
+        "w2-1": (3, 2),
+        "second-backward": (3, 2),
+    }
+    theta, x, s = draw(network, 2, rng)
+    h, o = network.dphi_ds(theta, x, s)
+    expected = x @ theta["w0-1"] + theta["b1"] + s[1] @ (theta["w2-1"] + theta["second-backward"]).T
+    np.testing.assert_allclose(h, expected, rtol=0, atol=1e-12)
+    expected = s[0] @ (theta["w1-2"] + theta["second"]) + theta["b2"]
+    np.testing.assert_allclose(o, expected, rtol=0, atol=1e-12)
+
+
 @given(rngs, batches)
 def test_two_dense_connections_act_as_one_with_the_sum_of_their_weights(
     rng: np.random.Generator, batch: int
@@ -808,7 +824,7 @@ def test_a_chain_of_wrong_sizes_is_refused(sizes: list[int], words: str) -> None
 def test_a_name_equal_to_that_of_a_backward_weight_is_refused() -> None:
     """A tied network has no backward weight, so it may use this name."""
     shapes = ((4,), (3,), (2,))
-    network = Network(shapes, (dense(0, 1, 4, 3), dense(1, 2, 3, 2, "w2-1")))
+    network = Network(shapes, (dense(0, 1, 4, 3), dense(1, 2, 3, 2), dense(1, 2, 3, 2, "w2-1")))
     with pytest.raises(ValueError, match="two parameters have the name w2-1: give one connection another"):
         untied(network)
 
