@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from examples import clear, rngs
+from examples import CLEAR, clear, lead, rngs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -244,6 +244,16 @@ def test_a_name_that_is_given_is_kept() -> None:
     assert CONNECTIONS["conv with a name"].name == "kernel"
     assert CONNECTIONS["dense"].name == "w0-1"
     assert replace(CONNECTIONS["dense with a name"], post_shape=(5,)).name == "second"
+
+
+@pooling
+def test_nearly_equal_maxima_are_not_clear(connection: ConvPool, rng: np.random.Generator) -> None:
+    """The helper `clear` of these tests refuses a state at which a small change moves a switch."""
+    w, pre, _ = draw(connection, 2, rng)
+    equal = np.ones_like(pre)  # each place of the kernel gives the same number
+    assert clear(connection, w, equal) == (connection.pool == 1)
+    smallest = lead(convolve(w, pre, connection.stride, connection.padding), connection.pool)
+    assert clear(connection, w, pre) or smallest < 100 * CLEAR
 
 
 # --- multiplications

@@ -558,6 +558,15 @@ def test_init_is_uniform(rng: np.random.Generator) -> None:
     assert abs(w).max() > 0.999
 
 
+@pytest.mark.parametrize("inputs, hidden", [(100, 4), (4, 100)])
+def test_a_bias_starts_within_the_bound_of_the_first_connection(
+    inputs: int, hidden: int, rng: np.random.Generator
+) -> None:
+    """Layer 2 of the toy model has two connections. The published bound is that of the first, x → o."""
+    theta = toy(inputs, hidden, 1000).init(rng)
+    assert abs(theta["b2"]).max() * np.sqrt(inputs) == pytest.approx(1, abs=0.02)
+
+
 def test_init_is_determined_by_the_generator() -> None:
     def init(seed: int, dtype: type = np.float32) -> Theta:
         return toy().init(np.random.default_rng(seed), dtype)
