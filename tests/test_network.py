@@ -522,7 +522,7 @@ def test_every_graph_without_an_odd_cycle_has_groups(sides: list[bool], data: st
     possible = [(a, b) for b in range(2, depth + 1) for a in range(1, b) if sides[a - 1] != sides[b - 1]]
     pairs = data.draw(st.lists(st.sampled_from(possible), unique=True)) if possible else []
     groups = graph(depth, pairs).groups
-    assert sorted(groups[0] + groups[1]) == list(range(1, depth + 1))
+    assert sorted(sum(groups, ())) == list(range(1, depth + 1))
     assert all((a in groups[0]) != (b in groups[0]) for a, b in pairs)
 
 
@@ -802,7 +802,7 @@ def dense(pre: int, post: int, pre_size: int, post_size: int, name: str = "") ->
             (dense(0, 1, 4, 4), dense(1, 1, 4, 4)),
             "connection w1-1 leads from layer 1 to 1, but it must lead from a layer to a later one of 0…1",
         ),
-        (((4,),), (), "a network needs an input and at least one layer, got 1 shapes"),
+        (((4,),), (), "a network needs the shapes of its input and of at least one layer, got 1"),
         (((4,), ()), (), "layer 1 must have a shape of positive integers, got ()"),
         (((4,), (2.5,)), (), "layer 1 must have a shape of positive integers, got (2.5,)"),
         (((-4,), (3,)), (), "layer 0 must have a shape of positive integers, got (-4,)"),
@@ -818,8 +818,8 @@ def test_a_graph_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     "sizes, words",
     [
-        ([], "a network needs an input and at least one layer, got 0 shapes"),
-        ([4], "a network needs an input and at least one layer, got 1 shapes"),
+        ([], "a network needs the shapes of its input and of at least one layer, got 0"),
+        ([4], "a network needs the shapes of its input and of at least one layer, got 1"),
         ([4, 0, 3], "layer 1 must have a shape of positive integers, got (0,)"),
         ([4, 5, -3], "layer 2 must have a shape of positive integers, got (-3,)"),
         ([4, 5.0], "layer 1 must have a shape of positive integers, got (5.0,)"),
