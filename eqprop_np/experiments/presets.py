@@ -152,9 +152,8 @@ class Experiment:
         """Return the learning rate of each parameter in an epoch, counted from 0."""
         entering = {n: self.learning_rates[n - 1] * self.rate_decay**epoch for n in graph.layers}
         rates = {f"b{n}": rate for n, rate in entering.items()}
-        for c in graph.connections:
-            rates[c.name] = rates[graph.backward_name(c)] = entering[c.post]
-        return rates
+        rates |= {c.name: entering[c.post] for c in graph.connections}
+        return rates | {graph.backward_name(c): entering[c.post] for c in graph.recurrent}
 
     def to_the_letter(self) -> "Experiment":
         """The same as published: T and K synchronous steps."""
