@@ -15,6 +15,7 @@ from examples import NETWORKS
 
 from eqprop_np import cep, cvf, ep, network
 from eqprop_np.activations import Array, sigmoid, tanh
+from eqprop_np.connections import Dense
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, step
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.systems import System
@@ -27,7 +28,14 @@ from eqprop_np.rules.vector_field import untied
 from eqprop_np.theorem import compare, first_phase, gradients, order, updates
 from eqprop_np.training import Progress, Samples, train
 
-DENSE = {name: graph for name, graph in NETWORKS.items() if all(len(s) == 1 for s in graph.shapes)}
+SIZES = ((4,), (3,), (5,), (4,), (2,))
+GRAPHS = NETWORKS | {
+    "recurrent skip": Network(
+        SIZES,
+        tuple(Dense(m, n, SIZES[m], SIZES[n]) for m, n in ((0, 1), (0, 3), (1, 2), (2, 3), (3, 4), (1, 4))),
+    )
+}
+DENSE = {name: graph for name, graph in GRAPHS.items() if all(len(s) == 1 for s in graph.shapes)}
 RATE = 0.2  # so large that the moving weights change the neurons visibly
 
 each_setting = pytest.mark.parametrize(("rate", "beta"), [(RATE, 0.3), (RATE, -0.3), (0.01, -0.2)])
@@ -152,10 +160,10 @@ def distance(a: Theta, b: Theta) -> float:
 
 
 @each_setting
-@pytest.mark.parametrize("name", ["skip", "long chain"])
+@pytest.mark.parametrize("name", ["skip", "long chain", "recurrent skip"])
 def test_the_phase_equals_its_naive_twin(name: str, rate: float, beta: float) -> None:
-    """In states, Δ_θ and θ, at each step. The first network is not a chain; the second has three pairs."""
-    for dynamics in each_dynamics(NETWORKS[name]):
+    """In states, Δ_θ and θ, at each step, with a different rate for each parameter."""
+    for dynamics in each_dynamics(GRAPHS[name]):
         theta, x, y, phases = problem(dynamics.network, rate, beta)
         assert len(set(phases.learning_rates.values())) == len(theta)
         s = steady(dynamics, theta, x, phases)
@@ -169,7 +177,7 @@ def test_the_phase_equals_its_naive_twin(name: str, rate: float, beta: float) ->
 
 
 @each_setting
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_each_step_is_equation_5_in_public_functions(graph: Network, rate: float, beta: float) -> None:
     """For every network: s_{t+1} with θ_t, both ∂Φ/∂θ with θ_t and their own switches, then θ_{t+1}."""
     for dynamics in each_dynamics(graph):
@@ -189,7 +197,7 @@ def test_each_step_is_equation_5_in_public_functions(graph: Network, rate: float
 
 
 @each_setting
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_sgd_with_the_same_rates_leads_to_the_weights_after_the_phase(
     graph: Network, rate: float, beta: float
 ) -> None:
@@ -226,7 +234,7 @@ def test_a_quantity_of_synapse_and_neurons_is_conserved() -> None:
 # --- limits
 
 
-@pytest.mark.parametrize("graph", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_with_rate_zero_it_is_ep(graph: Network) -> None:
     for dynamics in each_dynamics(graph):
         theta, x, y, phases = problem(graph, 0.0)
