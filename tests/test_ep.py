@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from examples import NETWORKS, draw, networks, rngs
+from hypothesis import example as explicit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -172,6 +173,8 @@ def test_for_other_sigma_the_force_on_the_output_is_divided_by_the_slope(
     st.sampled_from([0.5, -0.3]),
     st.sampled_from(SCHEDULES),
 )
+@explicit(DiscreteTime(NETWORKS["chain"]), np.random.default_rng(0), "one-sided", 0.5, SCHEDULES[1])
+@explicit(RealTime(NETWORKS["chain"], tanh), np.random.default_rng(0), "centered", 0.5, SCHEDULES[1])
 def test_it_is_equation_2(
     dynamics: Dynamics, rng: np.random.Generator, estimate: Estimate, beta: float, schedule: Schedule
 ) -> None:
