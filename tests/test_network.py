@@ -503,7 +503,7 @@ def graph(depth: int, pairs: list[tuple[int, int]]) -> Network:
 @pytest.mark.parametrize(
     "network, groups",
     [
-        (chain([1, 1]), ((1,), ())),
+        (chain([1, 1]), ((1,),)),
         (chain([1] * 6), ((1, 3, 5), (2, 4))),
         (toy(), ((1,), (2,))),
         (graph(3, [(1, 3), (2, 3)]), ((1, 2), (3,))),

@@ -174,11 +174,11 @@ def graph_for(function: Rule) -> Network:
 
 REFUSED: dict[str, tuple[type[Exception], str, Callable]] = {
     "network as dynamics": (
-        TypeError, "dynamics must be DiscreteTime(...) or RealTime(...), got Network(",
+        TypeError, "dynamics must be DiscreteTime(...) or RealTime(...), got Network",
         lambda d, t, x, y, p: (d.network, t, x, y, p),
     ),
     "settings as a dict": (
-        TypeError, "phases must be Phases(...), got {'beta': 0.1}",
+        TypeError, "phases must be Phases(...), got dict",
         lambda d, t, x, y, p: (d, t, x, y, {"beta": 0.1}),
     ),
     "sign not drawn": (

@@ -253,7 +253,7 @@ def test_the_gradient_of_training_is_that_of_the_plain_rule(name: str, rule: Rul
         theta, _, _, phases = with_own_backward_weights(graph, 0.1)
         batch = samples(graph)
         with parallel(1) as run:
-            found, output, steps = batch_gradient(name, dynamics, theta, batch, phases, run)
+            found, output, steps, _ = batch_gradient(name, dynamics, theta, batch, phases, run)
         expected = rule(dynamics, theta, batch.inputs(dynamics), batch.targets(dynamics), phases)
         assert_close(found, expected.gradient)
         np.testing.assert_allclose(output, expected.free.state[-1], rtol=0, atol=1e-12)

@@ -91,13 +91,15 @@ def test_untied_leaves_the_network_as_it_is_and_is_idempotent() -> None:
     assert (untied(CHAIN).shapes, untied(CHAIN).connections) == (CHAIN.shapes, CHAIN.connections)
 
 
-def test_two_connections_between_the_same_layers_cannot_be_untied() -> None:
+def test_each_of_two_connections_between_the_same_layers_has_its_own_backward_weight() -> None:
     shapes = ((2,), (3,), (4,))
     twice = Network(
         shapes, (Dense(0, 1, (2,), (3,)), Dense(1, 2, (3,), (4,)), Dense(1, 2, (3,), (4,), "again"))
     )
-    with pytest.raises(ValueError, match="two parameters have the name w2-1"):
-        untied(twice)
+    shapes_of = untied(twice).parameter_shapes
+    assert {name: shapes_of[name] for name in ("w1-2", "w2-1", "again", "again-backward")} == dict.fromkeys(
+        ("w1-2", "w2-1", "again", "again-backward"), (3, 4)
+    )
 
 
 @each_graph
