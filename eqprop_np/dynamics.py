@@ -153,6 +153,7 @@ class RealTime:
         gain = self.epsilon * self.sigma.slope(s, activity)
         if self.clamp:
             new = self._euler(s, activity, drive, None)
+            refuse_complex(new, "clamping")
             inside = (new >= 0) & (new <= 1)  # the derivative of clamping, as that of the hard sigmoid
             own, gain = inside * own, inside * gain
         return own, gain
@@ -163,13 +164,13 @@ Dynamics = DiscreteTime | RealTime
 
 def _check_parts(dynamics: Dynamics) -> None:
     for name, kind, example in (
-        ("network", Network, "chain([784, 512, 10])"),
-        ("sigma", Activation, "sigmoid"),
-        ("cost", Cost, "squared_error"),
+        ("network", Network, "a Network such as chain([784, 512, 10])"),
+        ("sigma", Activation, "an Activation such as sigmoid"),
+        ("cost", Cost, "a Cost such as squared_error"),
     ):
         value = getattr(dynamics, name)
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__} such as {example}, got {value!r}")
+            raise TypeError(f"{name} must be {example}, got {value!r}")
 
 
 # ---- one step
