@@ -18,6 +18,14 @@ def target(network: Network, batch: int, rng: np.random.Generator) -> Array:
     return np.eye(classes)[rng.integers(0, classes, batch)]
 
 
+def initial(network: Network, rng: np.random.Generator) -> Theta:
+    """Return initial parameters in float64; untied backward weights are the forward ones in another order."""
+    theta = network.init(rng, np.float64)
+    if not network.tied:
+        theta |= {network.backward_name(c): rng.permuted(theta[c.name]) for c in network.recurrent}
+    return theta
+
+
 def each_dynamics(network: Network, sigma: Activation = sigmoid) -> list[Dynamics]:
     """Return discrete time, real time with clamping, and real time without it."""
     return [

@@ -7,7 +7,7 @@ import pytest
 from examples import NETWORKS, draw, networks, rngs
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from states import CLOSE, assert_same, distance_to_kinks, each_dynamics, target
+from states import CLOSE, assert_same, distance_to_kinks, each_dynamics, initial, target
 
 from eqprop_np.activations import ACTIVATIONS, Activation, Array, hard_sigmoid, sigmoid, tanh
 from eqprop_np.costs import Cost, squared_error
@@ -282,8 +282,7 @@ def case(graph: str, kind: str, seed: int = 0) -> tuple[Dynamics, Theta, Array, 
     dynamics = KINDS[kind](GRAPHS[graph])
     for rng in map(np.random.default_rng, range(seed, seed + 100)):
         network = dynamics.network
-        theta = network.init(rng, np.float64, psi=0 if network.tied else 70)
-        theta = {name: 2 * value for name, value in theta.items()}
+        theta = {name: 2 * value for name, value in initial(network, rng).items()}
         x = rng.uniform(-0.3, 1.3, (2, *network.shapes[0]))
         s = tuple(rng.uniform(-0.3, 1.3, value.shape) for value in network.zeros(2, np.float64))
         if distance_to_kinks(dynamics, theta, x, s) > CLEAR:
@@ -396,7 +395,7 @@ def test_the_complex_step_agrees_with_the_jacobian_to_twelve_digits(
     """No function on the way may take an absolute value, a real part or a conjugate."""
     network = NETWORKS[name] if is_tied else untied(NETWORKS[name])
     dynamics = ANALYTIC[kind](network)
-    theta = network.init(rng, np.float64, psi=0 if is_tied else 70)
+    theta = initial(network, rng)
     x = rng.uniform(size=(2, *network.shapes[0]))
     s = tuple(rng.uniform(size=value.shape) for value in network.zeros(2, np.float64))
     nudge = Nudge(0.4, target(network, 2, rng))
@@ -417,7 +416,7 @@ def test_the_complex_step_agrees_with_the_jacobian_to_twelve_digits(
 
 @pytest.mark.parametrize("kind", ANALYTIC)
 def test_the_jacobian_itself_is_analytic(kind: str, rng: np.random.Generator) -> None:
-    """A complex step and a central difference give the same derivative of it. Its transpose does not conjugate."""
+    """A complex step and a central difference give one derivative of it. Its transpose does not conjugate."""
     network = NETWORKS["long chain"]
     dynamics = ANALYTIC[kind](network)
     theta = network.init(rng, np.float64)
