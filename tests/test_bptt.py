@@ -157,8 +157,8 @@ def test_there_are_as_many_gradients_as_steps() -> None:
     assert len(list(case.gradients())) == case.steps > 1
 
 
-def test_the_clamp_is_at_work_in_these_cases() -> None:
-    """Otherwise the tests above say nothing of its derivative."""
+def test_clamping_is_active_in_these_cases() -> None:
+    """Otherwise the tests above would not test its derivative."""
     case = Case(KINKED["long chain, real-time clamped"], np.random.default_rng(0))
     states = np.concatenate([value.ravel() for s in case.trajectory[1:] for value in s])
     assert 0.05 < np.mean(states == 0) < 0.9
@@ -166,7 +166,7 @@ def test_the_clamp_is_at_work_in_these_cases() -> None:
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_the_complex_step_agrees_to_twelve_digits(name: str, rng: np.random.Generator) -> None:
-    """L(θ + ih d) = L + ih ∂L/∂θ · d: and so nothing on the way takes an absolute value or a real part."""
+    """L(θ + ih d) = L + ih ∂L/∂θ · d, if no function on the way takes an absolute value or a real part."""
     case, h = Case(SMOOTH[name], rng), 1e-30
     direction = {name: rng.standard_normal(value.shape) for name, value in case.theta.items()}
     theta = {name: value + 1j * h * direction[name] for name, value in case.theta.items()}

@@ -340,8 +340,8 @@ def test_vjp_theta_is_the_gradient_of_a_step(graph: str, kind: str) -> None:
         np.testing.assert_array_equal(value, joined[name])
 
 
-def test_clamping_and_hard_sigmoid_are_at_work_in_these_cases() -> None:
-    """Otherwise the tests above would say nothing about their derivatives."""
+def test_clamping_and_hard_sigmoid_are_active_in_these_cases() -> None:
+    """Otherwise the tests above would not test their derivatives."""
     for kind in ("discrete hard sigmoid", "real-time clamped", "real-time hard sigmoid, clamped"):
         for graph in GRAPHS:
             dynamics, theta, x, s, _ = case(graph, kind)

@@ -416,12 +416,13 @@ def test_nan_in_any_layer_is_not_convergence(
     for dynamics in each_dynamics(network):
         assert settle(dynamics, theta, network.input_drive(theta, x), s, 3, schedule, nudge=nudge).converged
         for n in network.layers:
-            spoilt = theta | {f"b{n}": theta[f"b{n}"].copy()}
-            spoilt[f"b{n}"][-1] = np.nan
-            static = network.input_drive(spoilt, x)
+            with_nan = theta | {f"b{n}": theta[f"b{n}"].copy()}
+            with_nan[f"b{n}"][-1] = np.nan
+            static = network.input_drive(with_nan, x)
             for start in (s, None):
-                found = settle(dynamics, spoilt, static, start, 3, schedule, nudge=nudge)
+                found = settle(dynamics, with_nan, static, start, 3, schedule, nudge=nudge)
                 assert found.converged is False, f"b{n}"
+                assert found.steps == 3, f"b{n}: a residual without the NaN stopped the phase"
 
 
 @schedules
@@ -435,10 +436,11 @@ def test_nan_in_one_neuron_of_one_sample_is_not_convergence(
     static = network.input_drive(theta, x)
     for dynamics in each_dynamics(network)[1:]:
         for n, value in enumerate(s):
-            spoilt = value.copy()
-            spoilt[-1].flat[-1] = np.nan
-            found = settle(dynamics, theta, static, (*s[:n], spoilt, *s[n + 1 :]), 2, schedule)
+            with_nan = value.copy()
+            with_nan[-1].flat[-1] = np.nan
+            found = settle(dynamics, theta, static, (*s[:n], with_nan, *s[n + 1 :]), 2, schedule)
             assert found.converged is False, f"layer {n + 1}"
+            assert found.steps == 2 and np.isnan(found.residuals).all(), f"layer {n + 1}"
 
 
 @schedules
@@ -456,6 +458,23 @@ def test_nan_in_a_layer_that_the_residual_leaves_out_is_not_convergence(
         found = settle(dynamics, theta, static, None, 50, replace(schedule, tol=LOOSE))
         assert found.converged is False
         assert np.isnan(found.state[0]).any()
+
+
+@pytest.mark.parametrize("schedule", [Synchronous(LOOSE), Alternating(tol=LOOSE)], ids=repr)
+def test_a_step_away_from_nan_is_not_convergence_and_the_next_one_can_be(
+    schedule: Schedule, rng: np.random.Generator
+) -> None:
+    """In discrete time a single layer does not keep its state: the state is finite, and the residual NaN."""
+    network = NETWORKS["one layer"]
+    theta, x, (s,) = draw(network, 2, rng)
+    s[0, 0] = np.nan
+    one, two = (
+        settle(DiscreteTime(network), theta, network.input_drive(theta, x), (s,), steps, schedule)
+        for steps in (1, 2)
+    )
+    assert np.isfinite(one.state[0]).all() and np.isnan(one.residuals[0])
+    assert one.converged is False
+    assert two.converged is True and two.steps == 2
 
 
 @schedules
@@ -547,6 +566,8 @@ def test_a_shared_input_drive_and_known_switches_change_nothing(
         expected = relax(dynamics, theta, x, free.state, 3, nudge=nudge, schedule=schedule)
         assert_same(knowing.state, expected.state)
         assert knowing.residuals == expected.residuals
+        for name, switches in expected.switches.items():
+            np.testing.assert_array_equal(knowing.switches[name], switches, err_msg=name)
 
 
 @given(networks, activations, rngs, any_schedule)
