@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_theta
@@ -547,6 +546,8 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
 
     It is on standard error, on a terminal and in a notebook only, unless ``show`` says otherwise.
     """
+    from tqdm.auto import tqdm  # a slow import, which only training needs
+
     hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules) if show is None else not show
     batches = -(-size // run.batch_size)
     with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch") as shown:
