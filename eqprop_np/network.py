@@ -193,8 +193,13 @@ class Network:
     # ---- parameters and states
 
     def backward_name(self, c: Connection) -> str:
-        """Return the name in θ of the weight with which post drives pre."""
-        return c.name if self.tied else f"w{c.post}-{c.pre}"
+        """Return the name in θ of the weight with which post drives pre.
+
+        With untied weights it is "w2-1" for "w1-2", and "name-backward" for a name that was given.
+        """
+        if self.tied:
+            return c.name
+        return f"w{c.post}-{c.pre}" if c.name == f"w{c.pre}-{c.post}" else f"{c.name}-backward"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
