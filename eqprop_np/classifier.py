@@ -226,7 +226,8 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
         if len(classes) < 2:
             raise ValueError(f"y must have at least 2 classes, got 1 class: {classes[0]}")
         sizes = self.hidden_layer_sizes
-        hidden = (sizes,) if is_integer(sizes) else as_tuple("hidden_layer_sizes", sizes, "such as (100,)")
+        wanted = "a positive integer or a sequence of them such as (100,)"
+        hidden = (sizes,) if is_integer(sizes) else as_tuple("hidden_layer_sizes", sizes, wanted)
         for size in hidden:
             check_integer("each of the hidden_layer_sizes", size, least=1)
         check_kind("standardize", self.standardize, bool | np.bool_, "True or False")
