@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import readme
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install scikit-learn")
 
@@ -364,3 +365,13 @@ def test_without_scikit_learn_the_import_says_what_to_do() -> None:
     assert last.startswith("ImportError: eqprop_np.classifier needs scikit-learn")
     assert last.endswith("run pip install scikit-learn")
     assert "During handling" not in run.stderr
+
+
+# ---- the README
+
+
+def test_the_readme_has_the_accuracy_on_digits() -> None:
+    printed, wanted, _ = readme.run("With scikit-learn")
+    assert readme.words(printed) == readme.words(wanted)
+    # Another machine rounds differently, which may change some of the 450 predictions.
+    np.testing.assert_allclose(readme.numbers(printed), readme.numbers(wanted), atol=0.7)
