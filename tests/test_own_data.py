@@ -18,6 +18,7 @@ def test_the_readme_trains_on_arrays_as_it_says() -> None:
     np.testing.assert_array_equal(matrix.sum(axis=1), np.bincount(labels))
     assert np.trace(matrix) == np.count_nonzero(labels == predictions)
     pyplot.switch_backend("agg")
+    pyplot.close("all")
     lines = re.findall(r"^- `((?:eq\.plot_|print).*?)`", readme.text("Train on your own data"), re.MULTILINE)
     assert len(lines) == 5
     for line in lines:
