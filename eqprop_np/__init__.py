@@ -11,6 +11,8 @@ README.md has the map. All public names are available from this module:
 - rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `Phases`, `Update`, `RULES`, `LearningRule`
 - training: `fit`, `predict`, `outputs`, `error_rate`, `Progress`, `SGD`, `Adam`, `Exponential`, `Steps`,
   `Cosine`, `random_shift`, `share`
+- inspection: `confusion_matrix`, `plot_relaxation`, `plot_learning_curves`, `plot_confusion_matrix`,
+  `plot_worst_errors`
 - Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
   `weight_angle`
 - checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
@@ -22,6 +24,12 @@ from eqprop_np.costs import Cost, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
 from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
+from eqprop_np.plots import (
+    plot_confusion_matrix,
+    plot_learning_curves,
+    plot_relaxation,
+    plot_worst_errors,
+)
 from eqprop_np.processes import share
 from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
 from eqprop_np.rules import RULES, LearningRule
@@ -38,7 +46,7 @@ from eqprop_np.testing import (
     check_gradient,
 )
 from eqprop_np.theorem import compare, drive_gradients, first_phase, gradients, order, updates
-from eqprop_np.training import Progress, error_rate, fit, outputs, predict, random_shift
+from eqprop_np.training import Progress, confusion_matrix, error_rate, fit, outputs, predict, random_shift
 
 __version__ = "0.2.0"
 __all__ = [
@@ -74,6 +82,7 @@ __all__ = [
     "check_cost",
     "check_gradient",
     "compare",
+    "confusion_matrix",
     "convolutional",
     "cvf",
     "drive_gradients",
@@ -86,6 +95,10 @@ __all__ = [
     "linearize",
     "order",
     "outputs",
+    "plot_confusion_matrix",
+    "plot_learning_curves",
+    "plot_relaxation",
+    "plot_worst_errors",
     "predict",
     "random_shift",
     "relax",

@@ -4,7 +4,7 @@ The abstract prints ℓ = ½‖ŷ − y‖. The square is meant, because the nud
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,8 +36,8 @@ class Cost:
     """
 
     name: str
-    value: Callable[[Array, Array], Array]
-    derivative: Callable[[Array, Array], Array]
+    value: Callable[[Array, Array], Array] = field(repr=False)
+    derivative: Callable[[Array, Array], Array] = field(repr=False)
 
 
 def _squared_error(output: Array, target: Array) -> Array:

@@ -602,6 +602,40 @@ def error_rate(dynamics: Dynamics, theta: Theta, X: Array, y: Array, phases: Pha
     return 100 * samples.count_wrong(found) / len(samples)
 
 
+def confusion_matrix(labels: Any, predictions: Any) -> Array:
+    """Return how often each class was predicted for each label, shape (classes, classes).
+
+    Row i and column j count the samples with label i and prediction j, where the classes are the sorted
+    values that occur in ``labels`` or ``predictions``.
+
+    Parameters
+    ----------
+    labels, predictions : array-like, shape (N,)
+        Integers or other labels.
+
+    Raises
+    ------
+    ValueError
+        If the two do not have one entry for each of at least one sample.
+
+    Examples
+    --------
+    >>> print(confusion_matrix([0, 0, 1, 2, 2], [0, 1, 1, 2, 0]))
+    [[1 1 0]
+     [0 1 0]
+     [1 0 1]]
+    """
+    found = [np.asarray(values) for values in (labels, predictions)]
+    if found[0].ndim != 1 or found[0].shape != found[1].shape or not len(found[0]):
+        raise ValueError(
+            f"labels and predictions must have the same shape (N,), got {found[0].shape} and {found[1].shape}"
+        )
+    classes = np.union1d(*found)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, tuple(np.searchsorted(classes, values) for values in found), 1)
+    return counts
+
+
 EVALUATION_PHASES = Phases(1000, 1, 1.0, schedule=replace(Phases(1, 1, 1.0).schedule, tol=1e-4))
 
 
