@@ -8,7 +8,8 @@ README.md has the map. All public names are available from this module:
 - activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`
 - dynamics: `DiscreteTime`, `RealTime`, `Nudge`, `step`, `linearize`
 - phases: `relax`, `Relaxation`, `Alternating`, `Synchronous`
-- rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `Phases`, `Update`, `RULES`, `LearningRule`
+- rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
+  `Update`, `RULES`, `LearningRule`
 - Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
   `weight_angle`
 - checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
@@ -21,9 +22,12 @@ from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
 from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
 from eqprop_np.rules import RULES, LearningRule
+from eqprop_np.rules.asymmetric import asymep
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.continual import cep
 from eqprop_np.rules.ep import ep
+from eqprop_np.rules.holomorphic import holomorphic_ep
+from eqprop_np.rules.implicit import implicit_gradient
 from eqprop_np.rules.phases import Phases, Update
 from eqprop_np.rules.vector_field import angle_between, cvf, untied, vf, weight_angle
 from eqprop_np.testing import (
@@ -54,6 +58,7 @@ __all__ = [
     "Synchronous",
     "Update",
     "angle_between",
+    "asymep",
     "bptt",
     "cep",
     "chain",
@@ -70,6 +75,8 @@ __all__ = [
     "first_phase",
     "gradients",
     "hard_sigmoid",
+    "holomorphic_ep",
+    "implicit_gradient",
     "linearize",
     "order",
     "relax",

@@ -20,13 +20,13 @@ class Nudge(NamedTuple):
 
     Attributes
     ----------
-    beta : float
-        The strength β. A positive one pulls the output towards the target.
+    beta : float or complex
+        The strength β. A positive one pulls the output towards the target. Holomorphic EP uses complex ones.
     target : ndarray, shape (B, classes)
         y.
     """
 
-    beta: float
+    beta: complex
     target: Array
 
 

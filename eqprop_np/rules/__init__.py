@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eqprop_np.network import Network
-from eqprop_np.rules import bptt, continual, ep, telescoped, vector_field
+from eqprop_np.rules import asymmetric, bptt, continual, ep, holomorphic, implicit, telescoped, vector_field
 from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule
 
 ONE_NUDGE: tuple[Estimate, ...] = ("one-sided", "random-sign")
@@ -75,5 +75,8 @@ RULES = {
             twin=telescoped.telescoped_cvf,
         ),
         LearningRule("bptt", bptt.bptt, networks="both"),
+        LearningRule("implicit", implicit.implicit_gradient, networks="both"),
+        LearningRule("holomorphic", holomorphic.holomorphic_ep),
+        LearningRule("asymep", asymmetric.asymep, networks="both"),
     )
 }

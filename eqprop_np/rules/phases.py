@@ -37,6 +37,8 @@ class Phases:
         Which layers move together, and when the first phase stops. The second phase takes all its steps.
     learning_rates : dict
         η of each parameter, with which a continual rule moves it during the second phase.
+    points : int
+        N, the number of nudges of holomorphic EP, on a circle of radius β.
 
     Raises
     ------
@@ -55,12 +57,17 @@ class Phases:
     estimate: Estimate = "one-sided"
     schedule: Schedule = field(default_factory=Alternating)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    points: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("free_steps", "nudged_steps"):
+        for name, least, kind in (
+            ("free_steps", 1, "a positive integer"),
+            ("nudged_steps", 1, "a positive integer"),
+            ("points", 2, "an integer from 2"),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be {kind}, got {value!r}")
         if isinstance(self.beta, complex) or self.beta == 0 or not math.isfinite(self.beta):
             raise ValueError(f"beta must be a finite number other than 0, got {self.beta}: EP divides by it")
         if self.estimate not in ESTIMATES:
