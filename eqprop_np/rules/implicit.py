@@ -73,6 +73,7 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
     return Update(F.vjp_theta(lam), replace(free, converged=free.converged and converged))  # λᵀ ∂F/∂θ
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a diverging λ gets a warning of its own
 def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool]:
     """Return λ = (I − Jᵀ)⁻¹ ℓ_s, and whether it has converged, by iterating λ ← Jᵀ λ + ℓ_s.
 
@@ -94,10 +95,10 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
     lam, change, size, iterations = loss_s, np.inf, 0.0, 0
     while change > tol * size and np.isfinite(size) and iterations < limit:
         new = tuple(a + b for a, b in zip(F.vjp(lam), loss_s, strict=True))  # λ ← Jᵀ λ + ℓ_s
-        change = max(float(np.abs(a - b).max()) for a, b in zip(new, lam, strict=True))
-        size = max(float(np.abs(a).max()) for a in new)
+        change = float(np.max([np.abs(a - b).max() for a, b in zip(new, lam, strict=True)]))
+        size = float(np.max([np.abs(a).max() for a in new]))
         lam, iterations = new, iterations + 1
-    converged = change <= tol * size
+    converged = change <= tol * size < np.inf
     if not converged:
         warnings.warn(
             f"λ has not converged: it still changes by {change:.1e} after {iterations} iterations, and its "
