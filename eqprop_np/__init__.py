@@ -10,6 +10,8 @@ README.md has the map. All public names are available from this module:
 - phases: `relax`, `Relaxation`, `Alternating`, `Synchronous`
 - rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
   `Update`, `RULES`, `LearningRule`
+- training: `fit`, `predict`, `outputs`, `error_rate`, `Progress`, `SGD`, `Adam`, `Exponential`, `Steps`,
+  `Cosine`, `random_shift`, `share`
 - Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
   `weight_angle`
 - checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
@@ -20,6 +22,8 @@ from eqprop_np.connections import Connection, ConvPool, Dense
 from eqprop_np.costs import Cost, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
+from eqprop_np.processes import share
 from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
 from eqprop_np.rules import RULES, LearningRule
 from eqprop_np.rules.asymmetric import asymep
@@ -38,23 +42,30 @@ from eqprop_np.testing import (
     check_gradient,
 )
 from eqprop_np.theorem import compare, drive_gradients, first_phase, gradients, order, updates
+from eqprop_np.training import Progress, error_rate, fit, outputs, predict, random_shift
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = [
     "RULES",
+    "SGD",
     "Activation",
+    "Adam",
     "Alternating",
     "Connection",
     "ConvPool",
+    "Cosine",
     "Cost",
     "Dense",
     "DiscreteTime",
+    "Exponential",
     "LearningRule",
     "Network",
     "Nudge",
     "Phases",
+    "Progress",
     "RealTime",
     "Relaxation",
+    "Steps",
     "Synchronous",
     "Update",
     "angle_between",
@@ -72,14 +83,20 @@ __all__ = [
     "cvf",
     "drive_gradients",
     "ep",
+    "error_rate",
     "first_phase",
+    "fit",
     "gradients",
     "hard_sigmoid",
     "holomorphic_ep",
     "implicit_gradient",
     "linearize",
     "order",
+    "outputs",
+    "predict",
+    "random_shift",
     "relax",
+    "share",
     "sigmoid",
     "squared_error",
     "step",

@@ -99,7 +99,11 @@ def _hard_sigmoid_derivative(a: Array) -> Array:
 
 
 def _tanh_derivative(a: Array) -> Array:
-    return 1 - np.tanh(a) ** 2
+    return _tanh_derivative_from_value(np.tanh(a))
+
+
+def _tanh_derivative_from_value(value: Array) -> Array:
+    return 1 - value**2
 
 
 def _tanh_second(a: Array) -> Array:
@@ -115,7 +119,7 @@ sigmoid = Activation(
 hard_sigmoid = Activation("hard_sigmoid", _hard_sigmoid, _hard_sigmoid_derivative, np.zeros_like)
 """clip(a, 0, 1). Its derivative is 1 on the closed interval [0, 1] and 0 elsewhere."""
 
-tanh = Activation("tanh", np.tanh, _tanh_derivative, _tanh_second, lambda value: 1 - value**2)
+tanh = Activation("tanh", np.tanh, _tanh_derivative, _tanh_second, _tanh_derivative_from_value)
 """The hyperbolic tangent, used for the figures of Theorem 1."""
 
 ACTIVATIONS = {sigma.name: sigma for sigma in (sigmoid, hard_sigmoid, tanh)}

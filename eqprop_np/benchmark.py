@@ -8,20 +8,24 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from eqprop_np.datasets import DataError, load
+from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Network, Theta
+from eqprop_np.processes import SharedRule, share
+from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases, free_phase
-from eqprop_np.training import Run, Samples, batch_gradient, parallel, sgd
+from eqprop_np.training import Run, Samples
 
 SIDE = 2048
 CHUNK = 20  # batches timed at once, between two measurements of mm, which leave cold caches
@@ -75,76 +79,94 @@ def matrix_product() -> float:
 
 def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
     """Train for ``warm_up`` batches, then time ``batches`` more."""
-    dynamics = experiment.build(samples.images.shape[1:], int(samples.labels.max()) + 1)
+    size, workers = experiment.training.batch_size, experiment.training.workers
+    dynamics = experiment.build(samples.x.shape[1:], int(samples.y.max()) + 1)
     theta = dynamics.network.init(np.random.default_rng(0))
     steps: list[float] = []
     times: list[float] = []
     units: list[float] = []
-    with parallel(experiment.workers) as run:
-        _batches(experiment, dynamics, theta, samples, range(warm_up), run)
+    with share(RULES[experiment.rule], workers) if workers > 1 else _alone() as shared:
+        run = experiment.run(dynamics, shared)
+        _batches(run, theta, samples, range(warm_up))
         for first in range(warm_up, warm_up + batches, CHUNK):
             units.append(matrix_product())
             start = time.perf_counter()
-            steps += _batches(experiment, dynamics, theta, samples, range(first, first + CHUNK), run)
+            steps += _batches(run, theta, samples, range(first, first + CHUNK))
             times.append((time.perf_counter() - start) / CHUNK)
-        speeds = [_speed(experiment, dynamics, theta, samples, run) for _ in range(5)]
-    epoch = -(-60_000 // experiment.batch_size) * median(times) / median(units)
+        speeds = [_speed(run, theta, samples) for _ in range(5)]
+    with _alone():
+        products = _share(experiment.run(dynamics), theta, samples)
+    epoch = -(-60_000 // size) * median(times) / median(units)
     throughput = median(speeds) * median(units) / SIDE**3
-    return Cost(epoch, float(np.mean(steps)), _share(experiment, dynamics, theta, samples), throughput)
+    return Cost(epoch, float(np.mean(steps)), products, throughput)
 
 
-def _speed(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, run: Run) -> float:
-    """Multiplications per second in the first phase of some batches.
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Use one process with one BLAS thread."""
+    with threadpool_limits(1, "blas"):
+        yield None
 
-    A connection's weight w, and each place at which the kernel of a convolution stands, counts once for
-    each drive, black pixels too. What is known to be zero, since the state begins there, does not count.
+
+def _speed(run: Run, theta: Theta, samples: Samples) -> float:
+    """Return the multiplications per second in the first phase of some batches.
+
+    The weight of a connection counts once for each drive, at each position of a convolution's kernel. What
+    is known to be zero, because the state begins there, does not count.
     """
-    chunk, start, products = CHUNK * experiment.batch_size, time.perf_counter(), 0
-    for first in range(0, chunk, experiment.batch_size):
-        batch = samples[np.arange(first, first + experiment.batch_size) % len(samples)]
-        products += sum(run(_first_phase, batch, dynamics, theta, experiment.phases))
+    size, start, products = run.batch_size, time.perf_counter(), 0
+    for first in range(0, CHUNK * size, size):
+        batch = samples[np.arange(first, first + size) % len(samples)]
+        x = batch.inputs(run.dynamics.network, np.float32)
+        if isinstance(run.rule, SharedRule):
+            products += sum(run.rule.map(_first_phase, (x,), run.dynamics, theta, run.phases))
+        else:
+            products += _first_phase(x, run.dynamics, theta, run.phases)
     return products / (time.perf_counter() - start)
 
 
-def _first_phase(samples: Samples, dynamics: Dynamics, theta: Theta, phases: Phases) -> int:
-    """Do it, and count the multiplications in its matrix products."""
-    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
-    return len(samples) * _multiplications(dynamics.network, free.steps)
+def _first_phase(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> int:
+    """Run a first phase, and return the number of multiplications in its matrix products."""
+    _, free = free_phase(dynamics, theta, x, phases)
+    return len(x) * multiplications(dynamics.network, free.steps)
 
 
-def _multiplications(network: Network, steps: int) -> int:
-    """In the matrix products of so many steps, for one sample."""
+def multiplications(network: Network, steps: int) -> int:
+    """Return the multiplications in the matrix products of a first phase, for one sample.
+
+    The drive of the input is computed once. A connection between free layers costs two drives per step. The
+    first drive to post of a connection with switches is that of a zero state and costs nothing.
+    """
     drives = {c: 1 if c.pre == 0 else 2 * steps - c.has_switches for c in network.connections}
-    return sum(c.multiplications * drives[c] for c in network.connections)
+    return sum(c.multiplications * count for c, count in drives.items())
 
 
-def _share(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
-    """The share of matrix products in the time of some batches, in one process.
+def _share(run: Run, theta: Theta, samples: Samples) -> float:
+    """Return the share of matrix products in the time of some batches, in one process.
 
-    The stop-watch itself costs a microsecond or two per array operation, so this is a little too small.
+    The measurement itself costs a microsecond or two per array operation, so the share is a little low.
     """
     timed: Theta = {name: value.view(Timed) for name, value in theta.items()}
-    images = Samples(samples.images[: CHUNK * experiment.batch_size].view(Timed), samples.labels)
-    with parallel(1) as run:
-        _batches(experiment, dynamics, timed, images, range(1), run)
-        Timed.seconds, start = 0.0, time.perf_counter()
-        _batches(experiment, dynamics, timed, images, range(CHUNK), run)
-        return Timed.seconds / (time.perf_counter() - start)
+    images = Samples(samples.x[: CHUNK * run.batch_size].view(Timed), samples.y)
+    _batches(run, timed, images, range(1))
+    Timed.seconds, start = 0.0, time.perf_counter()
+    _batches(run, timed, images, range(CHUNK))
+    return Timed.seconds / (time.perf_counter() - start)
 
 
-def _batches(
-    experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples, numbers: range, run: Run
-) -> list[float]:
-    """Train on these batches, writing into ``theta``; returns the first phases' steps."""
-    rng = np.random.default_rng(0)
-    phases = replace(experiment.phases, learning_rates=experiment.rates(dynamics.network, 0))
+def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[float]:
+    """Train on these batches, writing into ``theta``, and return the steps of the first phases."""
+    rng, network = np.random.default_rng(0), run.dynamics.network
+    phases, state = run.phases_of(0, theta), run.optimizer.init(theta)
+    rule = run.rule if isinstance(run.rule, SharedRule) else run.rule.fastest(network)
     steps = []
     for number in numbers:
-        chosen = np.arange(number * experiment.batch_size, (number + 1) * experiment.batch_size)
-        batch = samples[chosen % len(samples)]
-        gradient, _, taken = batch_gradient(experiment.rule, dynamics, theta, batch, phases.draw(rng), run)
-        sgd(theta, gradient, phases.learning_rates)
-        steps.append(taken)
+        chosen = np.arange(number * run.batch_size, (number + 1) * run.batch_size) % len(samples)
+        batch = samples[chosen]
+        x, y = batch.inputs(network, np.float32), batch.targets(network, np.float32)
+        update = rule(run.dynamics, theta, x, y, phases.draw(rng))
+        run.optimizer.step(theta, update.gradient, state, 1.0)
+        steps.append(float(update.free.steps))
     return steps
 
 

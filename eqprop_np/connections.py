@@ -14,16 +14,18 @@ Arrays have the batch first: (B, n) or (B, H, W, C).
 
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from eqprop_np import convolution
 from eqprop_np.activations import Array
+from eqprop_np.checks import check_shape, describe, is_integer
 
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class Connection(Protocol):
     """One term φ(s^pre, s^post; w) of Φ.
 
@@ -193,13 +195,16 @@ class ConvPool:
     def __post_init__(self) -> None:
         _set_default_name(self)
         layer = f"layer {self.post}: a {self.kernel}×{self.kernel} convolution"
-        if len(self.pre_shape) != 3:
+        if not isinstance(self.pre_shape, tuple) or len(self.pre_shape) != 3:
             raise ValueError(
                 f"{layer} needs images (H, W, C), but layer {self.pre} has shape {self.pre_shape}"
             )
+        check_shape(f"layer {self.pre}", self.pre_shape)
         for field, least in (("features", 1), ("kernel", 1), ("pool", 1), ("stride", 1), ("padding", 0)):
-            if not isinstance(value := getattr(self, field), int | np.integer) or value < least:
-                raise ValueError(f"layer {self.post}: {field} must be an integer from {least}, got {value!r}")
+            if not is_integer(value := getattr(self, field)) or value < least:
+                raise ValueError(
+                    f"layer {self.post}: {field} must be an integer from {least}, got {describe(value)}"
+                )
         for size in self.pre_shape[:2]:
             if size + 2 * self.padding < self.kernel:
                 raise ValueError(f"{layer} does not fit on {size} pixels with padding {self.padding}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eqprop_np.activations import Activation, Array, refuse_complex, sigmoid
-from eqprop_np.checks import check_batch, check_target
+from eqprop_np.checks import as_python, check_batch, check_kind, check_target, describe, is_number
 from eqprop_np.costs import Cost, squared_error
 from eqprop_np.network import InputDrive, Network, Snapshot, State, Theta
 
@@ -112,10 +112,13 @@ class RealTime:
 
     def __post_init__(self) -> None:
         _check_parts(self)
-        if not 0 < self.epsilon <= 2:
+        check_kind("clamp", self.clamp, bool | np.bool_, "True or False")
+        if not is_number(self.epsilon) or not 0 < self.epsilon <= 2:
             raise ValueError(
-                f"epsilon must be above 0 and at most 2, got {self.epsilon}: beyond 2 the state diverges"
+                f"epsilon must be above 0 and at most 2, got {describe(self.epsilon)}: "
+                "beyond 2 the state diverges"
             )
+        object.__setattr__(self, "epsilon", as_python(self.epsilon))
 
     @property
     def nudge_scale(self) -> float:
@@ -132,13 +135,14 @@ class RealTime:
 
     def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
         """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp."""
-        new = self._euler(s, activity, drive, force)
+        new = self.euler(s, activity, drive, force)
         if not self.clamp:
             return new
         refuse_complex(new, "clamping")
         return np.clip(new, 0, 1, out=new)
 
-    def _euler(self, s: Array, activity: Array, drive: Array, force: Array | None) -> Array:
+    def euler(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+        """Return s + ε(ρ′(s) drive − s + force), the Euler step before clamping, Eq. (1)."""
         velocity = self.sigma.slope(s, activity) * drive
         velocity -= s
         if force is not None:
@@ -152,7 +156,8 @@ class RealTime:
         own = 1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive
         gain = self.epsilon * self.sigma.slope(s, activity)
         if self.clamp:
-            new = self._euler(s, activity, drive, None)
+            new = self.euler(s, activity, drive)
+            refuse_complex(new, "clamping")
             inside = (new >= 0) & (new <= 1)  # the derivative of clamping, as that of the hard sigmoid
             own, gain = inside * own, inside * gain
         return own, gain
@@ -167,9 +172,23 @@ def _check_parts(dynamics: Dynamics) -> None:
         ("sigma", Activation, "sigmoid"),
         ("cost", Cost, "squared_error"),
     ):
-        value = getattr(dynamics, name)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} must be a {kind.__name__} such as {example}, got {value!r}")
+        check_kind(name, getattr(dynamics, name), kind, f"of the class {kind.__name__}, such as {example}")
+
+
+def check_arguments(dynamics: Dynamics, theta: Theta, x: Array, s: State | None = None) -> None:
+    """Check the dynamics, and that θ, x and, where one is given, s fit its network."""
+    check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
+    check_batch(dynamics.network, theta, x, s)
+
+
+def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | None:
+    """Return the nudge with its target as a checked float array."""
+    if nudge is None:
+        return None
+    check_kind("nudge", nudge, Nudge, "Nudge(beta, target) or None")
+    if not is_number(nudge.beta):
+        raise ValueError(f"the nudge's beta must be a finite number, got {describe(nudge.beta)}")
+    return Nudge(as_python(nudge.beta), check_target(dynamics.network, nudge.target, x))
 
 
 # ---- one step
@@ -200,14 +219,9 @@ def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | No
     >>> print(step(DiscreteTime(network), theta, x, s)[0].round(3))
     [[0.119 0.881]]
     """
-    check_batch(dynamics.network, theta, x, s)
+    check_arguments(dynamics, theta, x, s)
     nudge = check_nudge(dynamics, nudge, x)
     return one_step(dynamics, theta, dynamics.network.input_drive(theta, x), s, nudge)
-
-
-def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | None:
-    """Return the nudge with its target as a checked float array."""
-    return nudge and Nudge(nudge.beta, check_target(dynamics.network, nudge.target, x))
 
 
 def one_step(
@@ -294,7 +308,7 @@ def linearize(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> LinearSte
     TypeError, ValueError
         If an argument does not fit the network.
     """
-    check_batch(dynamics.network, theta, x, s)
+    check_arguments(dynamics, theta, x, s)
     return linear_step(dynamics, theta, dynamics.network.input_drive(theta, x), s)
 
 

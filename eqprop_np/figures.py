@@ -27,11 +27,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from eqprop_np.activations import Array
-from eqprop_np.checkpoint import CheckpointError, load, replacing
-from eqprop_np.datasets import DataError
-from eqprop_np.datasets import load as load_data
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.checkpoint import CheckpointError, load
+from eqprop_np.experiments.datasets import DataError
+from eqprop_np.experiments.datasets import load as load_data
 from eqprop_np.experiments.systems import SYSTEMS
+from eqprop_np.files import replacing
 from eqprop_np.network import Theta
 from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.theorem import NotConverged, first_phase, gradients, updates
@@ -40,7 +41,12 @@ from eqprop_np.training import Samples
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 GREY = "0.45"
 ROOT = Path(__file__).resolve().parents[1]
-STYLE: dict[str, Any] = {"font.size": 11, "mathtext.fontset": "cm", "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[str, Any] = {
+    "font.size": 11,
+    "mathtext.fontset": "cm",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 # ---- Fig. 1(a)
@@ -358,18 +364,18 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
     axes.set_title(f"the {len(filters)} filters of layer 1", fontsize=11)
     axes.set_anchor("N")
     axes.axis("off")
-    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
+    _, free = free_phase(dynamics, theta, samples.inputs(dynamics.network, np.float32), phases)
     grid = right.subplots(len(samples), len(maps) + 2, squeeze=False)
     titles = ["$x$", *(f"$s^{n + 1}$" for n in maps), r"$\hat{y}$"]
     for i, row in enumerate(grid):
-        pictures = [samples.images[i], *(_mosaic(free.state[n][i].transpose(2, 0, 1)) for n in maps)]
+        pictures = [samples.x[i], *(_mosaic(free.state[n][i].transpose(2, 0, 1)) for n in maps)]
         for axes, picture in zip(row, pictures, strict=False):
             axes.imshow(picture, cmap="gray")
             axes.set_anchor("N")
             axes.axis("off")
         output = free.state[-1][i]
         colours = [COLOURS[0]] * len(output)
-        colours[samples.labels[i]] = COLOURS[1]
+        colours[samples.y[i]] = COLOURS[1]
         row[-1].bar(range(len(output)), output, color=colours)
         row[-1].set(ylim=(0, 1.05), yticks=(0, 1), xticks=range(len(output)), box_aspect=1)
         row[-1].tick_params(labelsize=6, length=2)

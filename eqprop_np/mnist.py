@@ -4,26 +4,34 @@
 """
 
 import argparse
+import shlex
+import signal
 import sys
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eqprop_np import checkpoint
 from eqprop_np.activations import ACTIVATIONS
-from eqprop_np.checkpoint import CheckpointError, Configuration
-from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.presets import EXPERIMENTS, SCHEDULES, Experiment, spread
-from eqprop_np.report import Report
+from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.checkpoint import CheckpointError
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import DataError, load
+from eqprop_np.experiments.presets import EXPERIMENTS, OPTIMIZERS, Experiment, spread
+from eqprop_np.experiments.report import Report, records
+from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps
+from eqprop_np.processes import WorkerDied, share
+from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import ESTIMATES
-from eqprop_np.training import Diverged, Progress, Samples, evaluate, parallel, train
+from eqprop_np.training import Diverged, Progress, Samples, bar, error_of, train
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
-FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # used if no preset is named: trains for about a minute
+FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # if no preset is named: about a minute
 
 
 class BadInput(ValueError):
@@ -106,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
 
     add = parser.add_argument_group("settings that override the preset's").add_argument
-    add("--schedule", choices=SCHEDULES, help="order of the updates in both phases")
+    add("--schedule", choices=("alternating", "synchronous"), help="order of the updates in both phases")
     add("--omega", type=float, help="over-relaxation factor of the free phase (of both phases in real time)")
     add("--tol", type=float, help="residual at which the free phase ends early; 0: never")
     add("--channels", type=int, nargs="*", metavar="C", help="channels of each convolutional layer")
@@ -115,7 +123,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--learning-rates", type=float, nargs="+", metavar="RATE",
         help="one rate per connection, from input to output (default: the preset's, "
         "interpolated if the number of connections differs)")  # fmt: skip
-    add("--rate-decay", type=float, metavar="FACTOR", help="factor on the learning rates after each epoch")
+    rates = parser.add_mutually_exclusive_group().add_argument
+    rates("--rate-decay", type=float, metavar="FACTOR", help="factor on the learning rates after each epoch")
+    rates("--rate-schedule", metavar="NAME", help="learning rates by epoch: exponential:FACTOR, "
+        "steps:EVERY:FACTOR or cosine, which ends with --epochs")  # fmt: skip
+    add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: sgd)")
+    add("--momentum", type=float, help="momentum of sgd (default: 0)")
+    add("--weight-decay", type=float, help="weight decay of the optimizer (default: 0)")
+    for name, what in (("kernel", "side of the kernel"), ("pool", "side of the pooling window"),
+                       ("stride", "stride"), ("padding", "padding")):  # fmt: skip
+        add(f"--{name}", type=int, nargs="+", metavar="N",
+            help=f"{what} of the convolutional layers: one value, or one for each")  # fmt: skip
     add("--free-steps", type=int, metavar="T", help="maximum length of the free phase in synchronous steps")
     add("--nudged-steps", type=int, metavar="K", help="length of the nudged phase in synchronous steps")
     add("--beta", type=float, help="strength of the nudge")
@@ -129,20 +147,70 @@ def _parser() -> argparse.ArgumentParser:
 def _experiment(given: Given) -> Experiment:
     """Return the preset with the settings that the command line overrides."""
     preset = EXPERIMENTS[given.get("preset", FIRST_LOOK["preset"])]
-    settings: dict[str, Any] = {} if "preset" in given else {"epochs": FIRST_LOOK["epochs"]}
-    for field in fields(Experiment):
-        if field.name in given:
-            value = given[field.name]
-            settings[field.name] = tuple(value) if isinstance(value, list) else value
-    connections = 1 + sum(len(settings.get(n, getattr(preset, n))) for n in ("channels", "hidden"))
-    if "learning_rates" not in settings and connections != len(preset.learning_rates):
-        settings["learning_rates"] = spread(preset.learning_rates, connections)
-    if settings.get("schedule", preset.schedule) == "synchronous" and "omega" in settings:
-        raise BadInput("--omega is used only by the alternating schedule: leave out --omega or --schedule")
+    options = {name: value for name, value in given.items() if name not in ("preset", "data", "out")}
+    if "preset" not in given:
+        options.setdefault("epochs", FIRST_LOOK["epochs"])
+
+    def changed(settings: Any, *names: str) -> Any:
+        """Return the settings with those of these options that were given."""
+        return replace(settings, **{name: options[name] for name in names if name in options})
+
+    layers = changed(preset.layers, "hidden", "channels", "kernel", "pool", "stride", "padding")
+    if layers.connections != preset.layers.connections:
+        options.setdefault("learning_rates", spread(preset.training.learning_rates, layers.connections))
+    phases = changed(preset.phases, "free_steps", "nudged_steps", "beta", "estimate")
+    training = changed(
+        preset.training, "learning_rates", "epochs", "batch_size", "optimizer", "momentum",
+        "weight_decay", "augment", "workers",
+    )  # fmt: skip
+    training = replace(training, rate_schedule=_rate_schedule(options, training))
+    if "angle" in options:
+        options["psi"] = options["angle"]
+    return changed(
+        replace(
+            preset,
+            layers=layers,
+            phases=replace(phases, schedule=_schedule(options, phases.schedule)),
+            training=training,
+            **{name: options[name] for name in ("rule", "psi") if name in options},
+        ),
+        "activation",
+        "epsilon",
+    )
+
+
+def _schedule(options: Given, schedule: Alternating | Synchronous) -> Alternating | Synchronous:
+    """Return the schedule of the phases, with ω and the tolerance that were given."""
+    alternating = isinstance(schedule, Alternating)
+    if options.get("schedule", "alternating" if alternating else "synchronous") == "synchronous":
+        if "omega" in options:
+            raise BadInput(
+                "--omega is used only by the alternating schedule: leave out --omega or --schedule"
+            )
+        return Synchronous(options.get("tol", schedule.tol))
+    omega = schedule.omega if isinstance(schedule, Alternating) else 1.0
+    return Alternating(options.get("omega", omega), options.get("tol", schedule.tol))
+
+
+def _rate_schedule(options: Given, training: Any) -> RateSchedule:
+    """Return the schedule of the learning rates: the one that was given, or the preset's."""
+    if "rate_decay" in options:
+        return Exponential(options["rate_decay"])
+    if "rate_schedule" not in options:
+        schedule: RateSchedule = training.rate_schedule
+        return schedule
+    text = options["rate_schedule"]
+    name, *numbers = text.split(":")
     try:
-        return replace(preset, **settings)
+        if name == "exponential" and len(numbers) == 1:
+            return Exponential(float(numbers[0]))
+        if name == "steps" and len(numbers) == 2:
+            return Steps(int(numbers[0]), float(numbers[1]))
+        if name == "cosine" and not numbers:
+            return Cosine(training.epochs)
     except ValueError as error:
-        raise BadInput(error) from None
+        raise BadInput(f"--rate-schedule {text}: {error}") from None
+    raise BadInput(f"--rate-schedule must be exponential:FACTOR, steps:EVERY:FACTOR or cosine, got {text!r}")
 
 
 def _refuse_others(given: Given, what: str, *allowed: str) -> None:
@@ -157,10 +225,10 @@ def _refuse_others(given: Given, what: str, *allowed: str) -> None:
 
 def _list_presets() -> None:
     for e in EXPERIMENTS.values():
-        layers = "-".join([f"{c} channels" for c in e.channels] + [str(size) for size in e.hidden])
-        print(f"{e.name:8} {e.rule}, {e.dynamics}, {e.activation}; hidden: {layers}; {e.epochs} epochs")
-        rates = " ".join(map(str, e.learning_rates))
-        print(f"{'':8} rates {rates}; T {e.free_steps}, K {e.nudged_steps}, β {e.beta}; from {e.source}")
+        t, p = e.training, e.phases
+        print(f"{e.name:8} {e.rule}, {e.dynamics}, {e.activation}; hidden: {e.layers}; {t.epochs} epochs")
+        rates = " ".join(map(str, t.learning_rates))
+        print(f"{'':8} rates {rates}; T {p.free_steps}, K {p.nudged_steps}, β {p.beta}; from {e.source}")
 
 
 # ---- configuration, data and dynamics of a run
@@ -168,7 +236,10 @@ def _list_presets() -> None:
 
 def _configure(given: Given) -> tuple[Configuration, Samples, Samples]:
     """Load the data and return a new run's configuration, its training samples and its test samples."""
-    experiment = _experiment(given)
+    try:
+        experiment = _experiment(given)
+    except (TypeError, ValueError) as error:
+        raise BadInput(error) from None
     source = given.get("data", "auto")
     dataset = load(source, progress="quiet" not in given)
     seed, size, held_out = given.get("seed", 0), given.get("train_size"), given.get("validation", 0)
@@ -192,24 +263,13 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
     Raises
     ------
     BadInput
-        If the data differ from the training data in name, image size or classes, or have fewer images.
+        If the data are not those of the checkpoint.
     """
     configuration, progress = checkpoint.load(path)
     dataset = load(given.get("data", configuration.source), progress="quiet" not in given)
-    training, test = configuration.samples(dataset)
-    found = (dataset.name, dataset.train_images.shape[1:], dataset.classes)
-    wanted = (configuration.dataset, configuration.image, configuration.classes)
-    if found != wanted:
-        raise BadInput(
-            f"{path} was trained on {wanted[0]}, but the data found are {found[0]}: "
-            "give the data of the run with --data"
-        )
-    if len(training) != configuration.train_size:
-        raise BadInput(
-            f"{path} was trained on {configuration.train_size} images, but the data found have fewer: "
-            "give the complete data with --data"
-        )
-    return configuration, progress, training, test
+    if mismatch := configuration.mismatch(dataset):
+        raise BadInput(f"{path}: {mismatch}: give the data of the run with --data")
+    return configuration, progress, *configuration.samples(dataset)
 
 
 # ---- evaluate, train, resume
@@ -218,53 +278,117 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
 def _evaluate(given: Given) -> None:
     _refuse_others(given, "evaluate", "preset", "data", "quiet")
     path = given["evaluate"]
+    path = path / "checkpoint.npz" if path.is_dir() else path
     configuration, progress, _, test = _saved(path, given)
     experiment = configuration.experiment
     if given.get("preset", experiment.name) != experiment.name:
         raise BadInput(f"{path} has preset {experiment.name}, not {given['preset']}: leave out --preset")
-    with parallel(experiment.workers) as run:
-        error = evaluate(experiment.phases, _dynamics(configuration), progress.theta, test, run)
-    done = progress.batch == 0 and progress.history  # within an epoch θ has changed since the record
+    with _shared(experiment) as shared:
+        error = error_of(experiment.run(_dynamics(configuration), shared), progress.theta, test)
+    done = progress.batch == 0 and records(progress)  # within an epoch θ has changed since the record
     recorded = f" (recorded after epoch {progress.epoch}: {done[-1]['test_error']:.2f} %)" if done else ""
     print(
         f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %{recorded}"
     )
 
 
+def _shared(experiment: Experiment) -> Any:
+    """Return a context that gives the rule in several processes, or None for one process."""
+    workers = experiment.training.workers
+    return share(RULES[experiment.rule], workers) if workers > 1 else nullcontext()
+
+
 def _run(given: Given) -> int:
+    quiet = "quiet" in given
     if "resume" in given:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
         directory = given["resume"]
+        directory = directory.parent if directory.name == "checkpoint.npz" else directory
         configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
         configuration = _total_epochs(configuration, progress, given)
         # Save the new total of epochs now, so that a run that is killed before its next checkpoint keeps it.
         checkpoint.save(directory / "checkpoint.npz", configuration, progress)
+        dynamics = _dynamics(configuration)
     else:
         configuration, training, test = _configure(given)
-        progress = Progress.begin(configuration.experiment, _dynamics(configuration), configuration.seed)
-        directory = _new_directory(given.get("out"), configuration.experiment)
-    report = Report(directory, configuration, quiet="quiet" in given)
+        dynamics = _dynamics(configuration)
+        experiment = configuration.experiment
+        optimizer = experiment.optimizer(dynamics.network)
+        progress = Progress.begin(dynamics.network, optimizer, configuration.seed, psi=experiment.psi)
+        directory = _new_directory(given.get("out"), experiment)
+    report = Report(directory, configuration, quiet)
     report.begin(progress)
     try:
-        with report.bar(progress, len(training)) as on_batch:
-            finished = train(
-                configuration.experiment, _dynamics(configuration), training, test, progress,
-                on_batch=on_batch, on_epoch=report.epoch,
-            )  # fmt: skip
+        finished = _train(report, dynamics, training, test, progress)
     except Diverged as error:
         print(f"error: training diverged: {error}. Try smaller learning rates.", file=sys.stderr)
         return EXIT_DIVERGED
+    except WorkerDied as error:
+        report.save(progress)
+        print(f"error: {error}; to continue: {_resume(directory)}", file=sys.stderr)
+        return EXIT_DIVERGED
     if not finished:
-        checkpoint.save(directory / "checkpoint.npz", configuration, progress)
-        print(f"interrupted; to continue: python -m eqprop_np.mnist --resume {directory}", file=sys.stderr)
+        report.save(progress)
+        print(f"interrupted; to continue: {_resume(directory)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     report.end(progress)
     return 0
 
 
+def _resume(directory: Path) -> str:
+    return f"python -m eqprop_np.mnist --resume {shlex.quote(str(directory))}"
+
+
+def _train(report: Report, dynamics: Dynamics, training: Samples, test: Samples, progress: Progress) -> bool:
+    """Train with a progress bar until the end or a signal; return whether all epochs are complete."""
+    experiment = report.configuration.experiment
+    with (
+        _shared(experiment) as shared,
+        interruptible() as interrupted,
+        bar(
+            run := experiment.run(dynamics, shared), len(training), False if report.quiet else None
+        ) as advance,
+    ):
+
+        def on_batch(progress: Progress) -> bool:
+            advance(progress)
+            report.batch(progress)
+            return interrupted()
+
+        return train(run, training, test, progress, on_batch, report.epoch)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Catch Ctrl-C, SIGTERM and SIGHUP once, and yield a function that says whether one arrived.
+
+    A second signal has its usual effect. In a thread, which cannot handle signals, nothing is caught.
+    """
+    arrived = False
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal arrived
+        arrived = True
+        restore()
+
+    for name in names:
+        if (number := getattr(signal, name, None)) is not None:
+            previous[number] = signal.signal(number, note)
+    try:
+        yield lambda: arrived
+    finally:
+        restore()
+
+
 def _total_epochs(configuration: Configuration, progress: Progress, given: Given) -> Configuration:
     """Return the configuration of a resumed run, with the new total number of epochs if it was given."""
-    epochs = given.get("epochs", configuration.experiment.epochs)
+    epochs = given.get("epochs", configuration.experiment.training.epochs)
     begun = progress.epoch + (progress.batch > 0)  # θ already includes updates of an unfinished epoch
     if epochs < begun:
         raise BadInput(
@@ -272,7 +396,7 @@ def _total_epochs(configuration: Configuration, progress: Progress, given: Given
             f"--epochs is the total number, so give at least {begun}"
         )
     try:
-        return replace(configuration, experiment=replace(configuration.experiment, epochs=epochs))
+        return configuration.with_epochs(epochs)
     except ValueError as error:
         raise BadInput(error) from None
 

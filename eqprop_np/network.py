@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_batch
+from eqprop_np.checks import as_tuple, check_batch, check_kind, check_shape, describe, is_integer, is_number
 from eqprop_np.connections import Connection, ConvPool, Dense, Shape, flat
 
 Theta = dict[str, Array]
@@ -80,7 +80,7 @@ class Network:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If a connection does not fit the shapes, if two parameters have the same name, or if no connection
         leads to some layer.
 
@@ -96,8 +96,14 @@ class Network:
     tied: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shapes", tuple(tuple(shape) for shape in self.shapes))
-        object.__setattr__(self, "connections", tuple(self.connections))
+        shapes = as_tuple("shapes", self.shapes, "a tuple of the layers' shapes, such as ((784,), (10,))")
+        shapes = tuple(
+            as_tuple(f"the shape of layer {n}", shape, "a tuple such as (784,)")
+            for n, shape in enumerate(shapes)
+        )
+        example = "a tuple of connections such as (Dense(0, 1, (784,), (10,)),)"
+        object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "connections", as_tuple("connections", self.connections, example))
         _check_graph(self)
 
     @property
@@ -150,8 +156,13 @@ class Network:
     # ---- parameters and states
 
     def backward_name(self, c: Connection) -> str:
-        """Return the name in θ of the weight with which post drives pre."""
-        return c.name if self.tied else f"w{c.post}-{c.pre}"
+        """Return the name in θ of the weight with which post drives pre.
+
+        With untied weights it is "w2-1" for "w1-2", and "name-backward" for a name that was given.
+        """
+        if self.tied:
+            return c.name
+        return f"w{c.post}-{c.pre}" if c.name == f"w{c.pre}-{c.post}" else f"{c.name}-backward"
 
     @property
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -171,14 +182,24 @@ class Network:
             ψ in degrees, for untied networks only. A backward weight starts as its forward weight with
             each sign flipped with probability ½(1 − cos ψ), so that ψ is the expected angle between them.
 
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of another kind, or if ψ is out of its range.
+
         Examples
         --------
         >>> theta = chain([4, 8, 3]).init(np.random.default_rng(0))
         >>> print({name: value.shape for name, value in theta.items()})
         {'w0-1': (4, 8), 'w1-2': (8, 3), 'b1': (8,), 'b2': (3,)}
         """
-        if not 0 <= psi <= 180 or (psi and self.tied):
-            raise ValueError(f"psi must be from 0 to 180 degrees, and 0 for tied weights, got {psi}")
+        check_kind("rng", rng, np.random.Generator, "a random generator such as np.random.default_rng(0)")
+        if np.dtype(dtype).kind not in "fc":
+            raise TypeError(f"dtype must be a floating-point type such as np.float32, got {np.dtype(dtype)}")
+        if not is_number(psi) or not 0 <= psi <= 180 or (psi and self.tied):
+            raise ValueError(
+                f"psi must be from 0 to 180 degrees, and 0 for tied weights, got {describe(psi)}"
+            )
         fan_in = {f"b{c.post}": c.fan_in for c in reversed(self.connections)}
         fan_in |= {c.name: c.fan_in for c in self.connections}
         theta = {
@@ -315,7 +336,7 @@ class Network:
 
         The input and the biases do not depend on s, so only the drives between free layers remain.
         """
-        return self._linear_drives(theta, v, switches, transposed=False)
+        return self.linear_drives(theta, v, switches, transposed=False)
 
     def vjp_s(self, theta: Theta, v: State, switches: Switches) -> State:
         """Return Hᵀ v, with the switches held.
@@ -324,9 +345,10 @@ class Network:
         Aᵀ, so H is symmetric, and this is `jvp_s`: the drives that carry a state forward also carry a
         gradient back. For untied weights, transposing exchanges the two weights of each connection.
         """
-        return self._linear_drives(theta, v, switches, transposed=True)
+        return self.linear_drives(theta, v, switches, transposed=True)
 
-    def _linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
+    def linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
+        """Return H v, or Hᵀ v if ``transposed``: the drives between free layers that v gives."""
         values = dict(enumerate(v, start=1))
         result = {n: np.zeros_like(value) for n, value in values.items()}
         for c in self.recurrent:
@@ -406,15 +428,19 @@ def _add(a: State, b: State) -> State:
 
 
 def _check_graph(network: Network) -> None:
-    """Raise a ValueError if the connections, the shapes and the names do not fit together."""
+    """Raise an error if the connections, the shapes and the names do not fit together."""
     shapes = network.shapes
     if len(shapes) < 2:
-        raise ValueError(f"a network needs an input and at least one layer, got {len(shapes)} shapes")
+        raise ValueError(
+            f"a network needs the shapes of its input and of at least one layer, got {len(shapes)}"
+        )
     for n, shape in enumerate(shapes):
-        if not shape or not all(isinstance(size, int | np.integer) and size > 0 for size in shape):
-            raise ValueError(f"layer {n} must have a shape of positive integers, got {shape}")
+        check_shape(f"layer {n}", shape)
+    check_kind("tied", network.tied, bool | np.bool_, "True or False")
     for c in network.connections:
-        if not 0 <= c.pre < c.post < len(shapes):
+        check_kind("a connection", c, Connection, "a Dense, a ConvPool or another eqprop_np.Connection")
+        check_kind("the name of a connection", c.name, str, 'a string such as "w0-1"')
+        if not (is_integer(c.pre) and is_integer(c.post) and 0 <= c.pre < c.post < len(shapes)):
             raise ValueError(
                 f"connection {c.name} leads from layer {c.pre} to {c.post}, but it must lead "
                 f"from a layer to a later one of 0…{network.depth}"
@@ -448,12 +474,18 @@ def chain(sizes: Sequence[int]) -> Network:
     >>> print(chain([784, 512, 10]).parameter_shapes)
     {'w0-1': (784, 512), 'w1-2': (512, 10), 'b1': (512,), 'b2': (10,)}
     """
-    shapes = tuple((size,) for size in sizes)
-    return Network(shapes, tuple(Dense(n, n + 1, shapes[n], shapes[n + 1]) for n in range(len(sizes) - 1)))
+    shapes = tuple((size,) for size in as_tuple("sizes", sizes, "a sequence such as [784, 512, 10]"))
+    return Network(shapes, tuple(Dense(n, n + 1, shapes[n], shapes[n + 1]) for n in range(len(shapes) - 1)))
 
 
 def convolutional(
-    image: Shape, channels: Sequence[int], dense: Sequence[int], kernel: int = 5, pool: int = 2
+    image: Shape,
+    channels: Sequence[int],
+    dense: Sequence[int],
+    kernel: int | Sequence[int] = 5,
+    pool: int | Sequence[int] = 2,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
 ) -> Network:
     """Return convolutions with pooling, followed by dense layers.
 
@@ -465,8 +497,9 @@ def convolutional(
         The number of channels of each convolutional layer.
     dense : sequence of int
         The sizes of the dense layers, the output's last.
-    kernel, pool : int
-        The sides of the kernels and of the pooling windows.
+    kernel, pool, stride, padding : int or sequence of int
+        The sides of the kernels and of the pooling windows, and the stride and the padding of the
+        convolutions: one value for all convolutional layers, or one for each.
 
     Examples
     --------
@@ -475,15 +508,26 @@ def convolutional(
     >>> print(convolutional((28, 28, 1), [32, 64], [10]).shapes)
     ((28, 28, 1), (12, 12, 32), (4, 4, 64), (10,))
     """
-    shapes: list[Shape] = [tuple(image)]
+    shapes: list[Shape] = [as_tuple("image", image, "the shape (H, W, C)")]
+    channels = as_tuple("channels", channels, "a sequence such as [32, 64]")
+    dense = as_tuple("dense", dense, "a sequence such as [10]")
     connections: list[Connection] = []
-    for n, features in enumerate(channels):
-        connections.append(ConvPool(n, n + 1, shapes[-1], features, kernel, pool))
+    settings = [_one_each(value, len(channels)) for value in (kernel, pool, stride, padding)]
+    for n, (features, *sides) in enumerate(zip(channels, *settings, strict=True)):
+        connections.append(ConvPool(n, n + 1, shapes[-1], features, *sides))
         shapes.append(connections[-1].post_shape)
     for n, size in enumerate(dense, start=len(channels)):
         connections.append(Dense(n, n + 1, shapes[-1], (size,)))
         shapes.append((size,))
     return Network(tuple(shapes), tuple(connections))
+
+
+def _one_each(value: int | Sequence[int], layers: int) -> Sequence[int]:
+    """Return one value for each layer."""
+    values = (value,) if isinstance(value, int | np.integer) else tuple(value)
+    if len(values) not in (1, layers):
+        raise ValueError(f"give one value, or one for each of the {layers} convolutions, got {len(values)}")
+    return values * layers if len(values) == 1 else values
 
 
 def toy(inputs: int = 10, hidden: int = 50, outputs: int = 5) -> Network:

@@ -167,8 +167,8 @@ def _decay(weight_decay: float, name: str, theta: Theta) -> Array | float:
 
 
 def _check_rates(learning_rates: float | Mapping[str, float]) -> None:
-    by_name = isinstance(learning_rates, Mapping)
-    for rate in learning_rates.values() if by_name else (learning_rates,):
+    rates = learning_rates.values() if isinstance(learning_rates, Mapping) else (learning_rates,)
+    for rate in rates:
         if isinstance(rate, str | bool | complex) or not 0 <= rate < math.inf:
             raise ValueError(f"learning_rates must be finite numbers from 0, got {rate!r}")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_batch
-from eqprop_np.dynamics import Dynamics, Nudge, check_nudge, one_step, output_force
+from eqprop_np.checks import as_python, check_integer, check_kind, describe, is_number
+from eqprop_np.dynamics import Dynamics, Nudge, check_arguments, check_nudge, one_step, output_force
 from eqprop_np.network import Activities, InputDrive, Snapshot, State, Switches, Theta
 
 
@@ -144,10 +144,12 @@ class Alternating:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0 < self.omega < 2:
+        if not is_number(self.omega) or not 0 < self.omega < 2:
             raise ValueError(
-                f"omega must be between 0 and 2, got {self.omega}: outside, the iteration does not converge"
+                f"omega must be between 0 and 2, got {describe(self.omega)}: "
+                "outside, the iteration does not converge"
             )
+        object.__setattr__(self, "omega", as_python(self.omega))
         _check_tol(self.tol)
 
     def steps(self, synchronous: int) -> int:
@@ -204,8 +206,8 @@ def _largest(changes: Sequence[float]) -> float:
 
 
 def _check_tol(tol: float) -> None:
-    if not 0 <= tol < math.inf:
-        raise ValueError(f"tol must be a finite number from 0, got {tol}")
+    if not is_number(tol) or tol < 0:
+        raise ValueError(f"tol must be a finite number from 0, got {describe(tol)}")
 
 
 def relax(
@@ -252,10 +254,9 @@ def relax(
     >>> print(free.converged, free.steps < 20)
     True True
     """
-    check_batch(dynamics.network, theta, x, s)
+    check_arguments(dynamics, theta, x, s)
     nudge = check_nudge(dynamics, nudge, x)
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-        raise ValueError(f"steps must be a non-negative integer, got {steps!r}")
+    check_integer("steps", steps, least=0)
     schedule = require_schedule(Alternating() if schedule is None else schedule)
     static = dynamics.network.input_drive(theta, x)
     return settle(dynamics, theta, static, s, steps, schedule, nudge=nudge, trajectory=trajectory)
@@ -263,8 +264,7 @@ def relax(
 
 def require_schedule(schedule: Schedule) -> Schedule:
     """Return the schedule, or raise a TypeError if it is not one."""
-    if not isinstance(schedule, Synchronous | Alternating):
-        raise TypeError(f"schedule must be Synchronous(...) or Alternating(...), got {schedule!r}")
+    check_kind("schedule", schedule, Schedule, "Synchronous(...) or Alternating(...)")
     return schedule
 
 

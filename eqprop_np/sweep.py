@@ -36,15 +36,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from eqprop_np.checkpoint import Configuration
-from eqprop_np.datasets import DataError, load
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, UNTIED, Experiment
+from eqprop_np.experiments.report import summarize, write_json
 from eqprop_np.network import Theta
-from eqprop_np.report import summarize, write_json
+from eqprop_np.processes import begin_worker
 from eqprop_np.rules import RULES
 from eqprop_np.rules.vector_field import angle_between
-from eqprop_np.training import Progress, Samples, begin_worker, train
+from eqprop_np.training import Progress, Samples, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
 LAST = 5  # number of last epochs over which a point's test error is averaged
@@ -97,9 +98,10 @@ def grid(
     dataset = load(source)
     points = []
     for preset in presets:
-        experiment = replace(EXPERIMENTS[preset], workers=1, **settings)
+        experiment = EXPERIMENTS[preset]
+        experiment = replace(experiment, training=replace(experiment.training, workers=1, **settings))
         for angle in angles if experiment.rule in UNTIED else (0.0,):
-            turned = replace(experiment, angle=angle)
+            turned = replace(experiment, psi=angle)
             points += [Configuration.resolve(turned, dataset, source, seed, train_size) for seed in seeds]
     return points
 
@@ -118,7 +120,7 @@ def point_name(point: Configuration) -> str:
         The name. It shows an angle only if the rule unties the weights.
     """
     experiment = point.experiment
-    angle = f"-{experiment.angle:g}deg" if experiment.rule in UNTIED else ""
+    angle = f"-{experiment.psi:g}deg" if experiment.rule in UNTIED else ""
     return f"{experiment.name}{angle}-seed{point.seed}"
 
 
@@ -133,8 +135,8 @@ def measure(point: Configuration) -> Record:
     Returns
     -------
     Record
-        The run's summary (`eqprop_np.report.summarize`), with the angle of `update_angle` before training
-        as ``"update_angle"``.
+        The run's summary (`eqprop_np.experiments.report.summarize`), with the angle of `update_angle`
+        before training as ``"update_angle"``.
 
     Raises
     ------
@@ -145,15 +147,15 @@ def measure(point: Configuration) -> Record:
     """
     with threadpool_limits(1, "blas"):
         dataset = load(point.source, progress=False)
-        if dataset.name != point.dataset:
-            raise DataError(
-                f"found {dataset.name}, not {point.dataset}: provide {point.dataset} on this machine"
-            )
+        if mismatch := point.mismatch(dataset):
+            raise DataError(f"{mismatch}: provide the data of the point on this machine")
         training, test = point.samples(dataset)
-        dynamics = point.experiment.build(point.image, point.classes)
-        progress = Progress.begin(point.experiment, dynamics, point.seed)
-        angle = update_angle(point.experiment, dynamics, progress.theta, training)
-        train(point.experiment, dynamics, training, test, progress)
+        experiment = point.experiment
+        dynamics = experiment.build(point.image, point.classes)
+        run = experiment.run(dynamics)
+        progress = Progress.begin(dynamics.network, run.optimizer, point.seed, psi=experiment.psi)
+        angle = update_angle(experiment, dynamics, progress.theta, training)
+        train(run, training, test, progress)
     return summarize(point, progress) | {"update_angle": angle}
 
 
@@ -183,13 +185,17 @@ def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, sampl
     rng = np.random.default_rng(0)
     theta = {name: value.astype(np.float64) for name, value in theta.items()}
     phases = replace(
-        replace(experiment, tol=0.0).phases, learning_rates=experiment.rates(dynamics.network, 0)
+        experiment.phases,
+        schedule=replace(experiment.phases.schedule, tol=0.0),
+        learning_rates=experiment.rates(dynamics.network),
     )
     rules = [RULES[name].fastest(dynamics.network) for name in (experiment.rule, "bptt")]
     angles = []
-    for first in range(0, min(len(samples), BATCHES * experiment.batch_size), experiment.batch_size):
-        batch = samples[first : first + experiment.batch_size]
-        x, y = (a.astype(np.float64) for a in (batch.inputs(dynamics), batch.targets(dynamics)))
+    network, size = dynamics.network, experiment.training.batch_size
+    for first in range(0, min(len(samples), BATCHES * size), size):
+        batch = samples[first : first + size]
+        x = batch.inputs(network, np.float32).astype(np.float64)
+        y = batch.targets(network, np.float64)
         drawn = phases.draw(rng)
         gradients = (rule(dynamics, theta, x, y, drawn).gradient for rule in rules)
         angles.append(
@@ -254,7 +260,7 @@ def _finished(directory: Path, point: Configuration) -> bool:
     path = directory / f"{point_name(point)}.json"
     if not path.exists():
         return False
-    if Configuration.from_json(json.loads(path.read_text())["configuration"]) != point:
+    if Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"]) != point:
         raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
 
@@ -272,11 +278,11 @@ def _error(record: Record) -> float:
 
 def _summarize(directory: Path) -> None:
     """Write ``summary.json`` with one entry for each point in the directory."""
-    records = [json.loads(path.read_text()) for path in sorted(directory.glob("*-seed*.json"))]
+    records = [json.loads(path.read_text("utf-8")) for path in sorted(directory.glob("*-seed*.json"))]
     lines = [
         {
             "preset": record["preset"],
-            "psi": record["configuration"]["experiment"]["angle"],
+            "psi": Configuration.from_json(record["configuration"]).experiment.psi,
             "seed": record["seed"],
             "epochs": record["epochs"],
             "update_angle": record["update_angle"],

@@ -162,6 +162,9 @@ def check_connection(connection: Connection, rng: np.random.Generator | None = N
     drive, switches = c.to_post(w, pre)
     assert drive.shape == post.shape, f"to_post returned shape {drive.shape}, but post has {post.shape}"
     assert c.has_switches or switches is None, "to_post returned switches, but has_switches is False"
+    assert switches is not None or not c.has_switches, (
+        "to_post returned no switches, but has_switches is True"
+    )
     assert c.phi(w, pre, post, switches).shape == (batch,), "phi must return one number for each sample"
 
     def phi(w: Array, pre: Array, post: Array) -> float:
@@ -172,7 +175,8 @@ def check_connection(connection: Connection, rng: np.random.Generator | None = N
         return c.gradient(pre, post, switches), to_pre, to_post
 
     check_gradient(phi, derivatives, w, pre, post, rng=rng)
-    check_adjoint(lambda u: c.to_post(w, u, switches)[0], lambda v: c.to_pre(w, v, switches), pre, post)
+    other = rng.standard_normal(pre.shape)  # where a free choice would differ from the held one
+    check_adjoint(lambda u: c.to_post(w, u, switches)[0], lambda v: c.to_pre(w, v, switches), other, post)
     again = c.to_post(w, pre, switches)[0]
     np.testing.assert_allclose(again, drive, rtol=1e-12, err_msg="to_post with its own switches held")
 

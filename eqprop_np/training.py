@@ -1,197 +1,503 @@
-"""SGD with a rate per connection: epochs, evaluation, history.
+"""Train a network on arrays: `fit`, `predict`, `error_rate`, and the `Progress` from which a run resumes.
 
-Nothing here knows of files: a run's whole state is a `Progress`, which `eqprop_np.checkpoint` writes.
+Nothing here knows a data set, a preset or a command.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
+import json
+import math
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
 
 from eqprop_np.activations import Array
-from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.presets import Experiment
+from eqprop_np.checks import check_theta
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
+from eqprop_np.files import replacing
 from eqprop_np.network import Network, Theta
-from eqprop_np.rules import RULES
-from eqprop_np.rules.phases import Phases, free_phase
+from eqprop_np.optimizers import SGD, Exponential, Optimizer, RateSchedule
+from eqprop_np.processes import SharedRule, output
+from eqprop_np.rules import LearningRule, learning_rule
+from eqprop_np.rules.ep import ep
+from eqprop_np.rules.phases import Phases, Rule
 from eqprop_np.rules.vector_field import weight_angle
 
 EVALUATION_BATCH = 250
+FAR = 10.0  # inputs of a larger absolute value are reported: they are probably not scaled to [0, 1]
 
 
 class Diverged(RuntimeError):
-    """A state or a parameter is no longer finite."""
+    """The output or a parameter is no longer finite."""
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Images as bytes, (N, H, W), and their labels, (N,)."""
-
-    images: Array
-    labels: Array
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, chosen: Any) -> "Samples":
-        return Samples(self.images[chosen], self.labels[chosen])
-
-    def shifted(self, pixels: int, rng: np.random.Generator) -> "Samples":
-        """Each image moved by up to so many pixels in each direction, at random; black moves in."""
-        height, width = self.images.shape[1:]
-        margin = (pixels, pixels)
-        windows = sliding_window_view(
-            np.pad(self.images, ((0, 0), margin, margin)), (height, width), axis=(1, 2)
-        )
-        down, right = rng.integers(0, 2 * pixels + 1, (2, len(self)))
-        return Samples(windows[np.arange(len(self)), down, right], self.labels)
-
-    def inputs(self, dynamics: Dynamics) -> Array:
-        """x: pixels in [0, 1], in the shape of the network's input layer."""
-        x = self.images.reshape(len(self), *dynamics.network.shapes[0]).astype(np.float32)
-        x /= 255
-        return x
-
-    def targets(self, dynamics: Dynamics) -> Array:
-        """y: one-hot."""
-        (classes,) = dynamics.network.shapes[-1]
-        return np.eye(classes, dtype=np.float32)[self.labels]
+# ---- where a run stands
 
 
 @dataclass
 class Progress:
-    """How far a run has come: all that it takes to go on, bit for bit.
+    """The whole state of a training run: `fit` continues from it exactly.
 
     Attributes
     ----------
-    theta : the parameters.
-    rng : where all randomness comes from.
-    epoch_start : the generator's state when the epoch under way began.
-    epoch, batch : the epochs done, and the batches done of the next.
-    errors, steps : of the epoch under way: wrong predictions, and first-phase steps summed over batches.
-    seconds : spent in training and evaluation.
-    history : a record per epoch done.
-    angle : between forward and backward weights before training, where they are untied, in degrees.
+    theta : dict of ndarray
+        The parameters.
+    rng : numpy.random.Generator
+        The source of all randomness.
+    optimizer_state : dict of ndarray
+        The state of the optimizer.
+    epoch_start : dict
+        The generator's state at the beginning of the current epoch.
+    epoch, batch : int
+        The complete epochs, and the complete batches of the next epoch.
+    errors, steps, converged : number
+        In the current epoch: wrong predictions, steps of the first phases, and first phases that converged
+        (None if an older file did not count them).
+    seconds : float
+        The time spent in training and validation.
+    history : dict of list
+        One value for each complete epoch: "train_error" and, if there are validation data,
+        "validation_error" in percent, "seconds", "steps" (the mean of a first phase), "converged" (the share
+        of the first phases, if the schedule has a tolerance), and "weight_angle" (untied networks).
     """
 
     theta: Theta
     rng: np.random.Generator
-    epoch_start: dict[str, Any]
+    optimizer_state: dict[str, Array] = field(default_factory=dict)
+    epoch_start: dict[str, Any] = field(default_factory=dict)
     epoch: int = 0
     batch: int = 0
     errors: int = 0
     steps: float = 0.0
+    converged: int | None = 0
     seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    angle: float | None = None
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[dict[str, float]]:
+        """The history as one dict for each epoch, counted from 1. A value that is missing is left out."""
+        records: list[dict[str, float]] = [{"epoch": n + 1} for n in range(self.epoch)]
+        for name, values in self.history.items():
+            for record, value in zip(records[self.epoch - len(values) :], values, strict=True):
+                record[name] = value
+        return records
 
     @classmethod
-    def begin(cls, experiment: Experiment, dynamics: Dynamics, seed: int) -> "Progress":
-        """Before the first batch."""
+    def begin(
+        cls,
+        network: Network,
+        optimizer: Optimizer,
+        seed: int = 0,
+        dtype: DTypeLike = np.float32,
+        psi: float = 0.0,
+    ) -> "Progress":
+        """Return the state before the first batch, with random parameters.
+
+        ``psi`` is the angle between forward and backward weights of an untied network, in degrees.
+        """
         rng = np.random.default_rng(seed)
-        theta = dynamics.network.init(rng, psi=experiment.angle)
-        return cls(theta, rng, rng.bit_generator.state, angle=weight_angle(dynamics.network, theta))
+        theta = network.init(rng, dtype, psi)
+        return cls(theta, rng, optimizer.init(theta), dict(rng.bit_generator.state))
+
+    def __repr__(self) -> str:
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items() if values)
+        return f"<Progress: {self.epoch} epochs and {self.batch} batches{'; ' if last else ''}{last}>"
+
+    def save(self, path: str | Path) -> None:
+        """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
+        arrays, meta = self.to_arrays()
+        with replacing(Path(path), "wb") as file:
+            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Progress":
+        """Return the state that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged or was written by something else.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            return cls.from_arrays(arrays, json.loads(str(arrays.pop("meta"))))
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged file raises errors of many kinds
+            raise ValueError(
+                f"{path} is damaged or not a training state ({type(error).__name__}: {error})"
+            ) from None
+
+    def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the arrays of the state by name, and the rest as values for JSON."""
+        state = {f"{_OPTIMIZER}{name}": value for name, value in self.optimizer_state.items()}
+        meta = {name: getattr(self, name) for name in _COUNTERS}
+        return self.theta | state, meta | {"rng": self.rng.bit_generator.state}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array], meta: dict[str, Any]) -> "Progress":
+        """Return the state from what `to_arrays` returned."""
+        theta = {name: value for name, value in arrays.items() if not name.startswith(_OPTIMIZER)}
+        state = {name.removeprefix(_OPTIMIZER): arrays[name] for name in arrays.keys() - theta.keys()}
+        rng = np.random.default_rng()
+        rng.bit_generator.state = meta["epoch_start"]  # to see that it is valid
+        rng.bit_generator.state = meta["rng"]
+        return cls(theta, rng, state, **{name: meta[name] for name in _COUNTERS})
 
 
-def sgd(theta: Theta, gradient: Theta, rates: Mapping[str, float]) -> None:
-    """Write into ``theta`` one step down the gradient, each parameter at its own rate.
+_OPTIMIZER = "optimizer/"
+_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "converged", "seconds", "history")
 
-    ``gradient`` is used as the work space, and is spoilt.
+
+# ---- the data
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs and targets that fit a network.
+
+    Attributes
+    ----------
+    x : ndarray, shape (N, …)
+        Floats, or bytes, which `batch` scales to [0, 1].
+    y : ndarray, shape (N,) or (N, classes)
+        Labels, or targets.
     """
-    for name, g in gradient.items():
-        g *= rates[name]
-        theta[name] -= g
+
+    x: Array
+    y: Array
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, chosen: Any) -> "Samples":
+        return Samples(self.x[chosen], self.y[chosen])
+
+    def inputs(self, network: Network, dtype: DTypeLike) -> Array:
+        """Return x as floats, in the shape of the network's input."""
+        x = self.x.reshape(len(self), *network.shapes[0])
+        if x.dtype != np.uint8:
+            return x.astype(dtype, copy=False)
+        x = x.astype(dtype)
+        x /= 255
+        return x
+
+    def targets(self, network: Network, dtype: DTypeLike) -> Array:
+        """Return the targets, one-hot if y are labels."""
+        if self.y.ndim > 1:
+            return self.y.astype(dtype, copy=False)
+        return np.eye(network.shapes[-1][0], dtype=dtype)[self.y]
+
+    def count_wrong(self, outputs: Array) -> int:
+        """Return how many largest outputs are not the label's."""
+        labels = self.y if self.y.ndim == 1 else self.y.argmax(axis=1)
+        return int(np.count_nonzero(outputs.argmax(axis=1) != labels))
 
 
-def train(
-    experiment: Experiment,
+def check_samples(network: Network, X: Any, y: Any, what: str = "X", every_class: bool = False) -> Samples:
+    """Return X and y as samples of the network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they do not fit the network, are not finite, or if a label is out of range. With
+        ``every_class``, if a class has no sample.
+    """
+    x = check_inputs(network, X, what)
+    y = np.asarray(y)
+    classes = network.shapes[-1][0]
+    if len(y) != len(x) if y.ndim else True:
+        raise ValueError(f"y must have one entry for each of the {len(x)} samples of {what}, got {y.shape}")
+    if y.ndim == 2 and y.shape[1] == classes and y.dtype.kind in "biuf":
+        if not np.isfinite(y).all():
+            raise ValueError("y must be finite, but it contains NaN or infinity")
+        return Samples(x, y.astype(np.float64) if y.dtype.kind in "bi" else y)
+    if y.ndim != 1:
+        raise ValueError(f"y must be labels (N,) or targets (N, {classes}), got shape {y.shape}")
+    if y.dtype.kind not in "iu" and not (y.dtype.kind == "f" and (y == np.round(y)).all()):
+        raise TypeError(f"labels must be integers, got {y.dtype}: number the classes from 0")
+    y = y.astype(np.int64)
+    if y.min() < 0 or y.max() >= classes:
+        raise ValueError(
+            f"labels must be from 0 to {classes - 1}, because the network has {classes} outputs, got "
+            f"{y.min()} to {y.max()}"
+        )
+    if every_class and len(missing := np.setdiff1d(np.arange(classes), y)):
+        raise ValueError(
+            f"the labels must include every class from 0 to {classes - 1}, but {missing[0]} is missing: "
+            "use a network with fewer outputs, or pass one-hot targets"
+        )
+    return Samples(x, y)
+
+
+def check_inputs(network: Network, X: Any, what: str = "X") -> Array:
+    """Return X as an array of bytes or floats that fits the network's input, or raise an error."""
+    x, shape = np.asarray(X), network.shapes[0]
+    fits = x.shape[1:] in (shape, shape[:2] if len(shape) == 3 and shape[2] == 1 else shape)
+    if len(shape) == 1 and x.ndim > 1:
+        fits = math.prod(x.shape[1:]) == shape[0]
+    if x.ndim < 2 or len(x) == 0 or not fits:
+        raise ValueError(f"{what} must have shape (N, {', '.join(map(str, shape))}), got {x.shape}")
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind != "f":
+        raise TypeError(
+            f"{what} must be floats, or bytes (uint8) from 0 to 255, got {x.dtype}: convert it with .astype"
+        )
+    largest = float(np.abs(x).max())
+    if not math.isfinite(largest):
+        raise ValueError(f"{what} must be finite, but it contains NaN or infinity")
+    if largest > FAR:
+        warnings.warn(
+            f"{what} has values up to {largest:.3g} in size, but the inputs should be about 0 to 1: "
+            "scale them, for example with X / X.max()",
+            stacklevel=4,
+        )
+    return x
+
+
+# ---- training
+
+
+def fit(
     dynamics: Dynamics,
-    training: Samples,
-    test: Samples,
-    progress: Progress,
+    X: Array,
+    y: Array,
     *,
-    on_batch: Callable[[Progress], bool] = lambda progress: False,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
-) -> bool:
-    """Train until ``experiment.epochs`` epochs are done in all, writing into ``progress``.
+    phases: Phases,
+    rule: Rule | LearningRule | SharedRule = ep,
+    optimizer: Optimizer | None = None,
+    rate_schedule: RateSchedule | None = None,
+    epochs: int = 10,
+    batch_size: int = 20,
+    validation: tuple[Array, Array] | None = None,
+    transform: Callable[[Array, np.random.Generator], Array] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    on_batch: Callable[[Progress], bool | None] | None = None,
+    on_epoch: Callable[[Progress], bool | None] | None = None,
+    show_progress: bool | None = None,
+) -> Progress:
+    """Train a network and return its `Progress`, which holds the parameters and the history.
 
     Parameters
     ----------
-    on_batch : called after every batch; training stops there when it returns True.
-    on_epoch : called after every epoch, its record appended to the history.
+    dynamics : DiscreteTime or RealTime
+    X : ndarray, shape (N, …)
+        Floats, which are taken as they are, or bytes (uint8), which are scaled to [0, 1].
+    y : ndarray, shape (N,) or (N, classes)
+        Labels from 0 without a missing class, or targets.
+    phases : Phases
+        The settings of the two phases. A continual rule gets its learning rates from the optimizer.
+    rule : callable, LearningRule or SharedRule
+        The learning rule; `eqprop_np.share` makes one that uses several processes.
+    optimizer : Optimizer, optional
+        ``SGD(0.1)`` by default.
+    rate_schedule : callable, optional
+        Maps the epoch, counted from 0, to a factor on the learning rates; constant by default.
+    epochs : int
+        The number of epochs in all, also when a run is continued.
+    batch_size : int
+    validation : (X, y), optional
+        After each epoch the error on them is recorded.
+    transform : callable, optional
+        Maps a batch of X and the generator to a changed batch, for data augmentation.
+    seed : int
+        Of the generator, for a new run.
+    progress : Progress, optional
+        Continue this run. It is changed in place and is valid after each batch.
+    on_batch, on_epoch : callable, optional
+        Called with the progress after each batch and each epoch. Training stops if it returns True.
+    show_progress : bool, optional
+        Show a progress bar; by default on a terminal and in a notebook only.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network or another argument.
+    Diverged
+        If the output or a parameter is no longer finite.
+
+    Examples
+    --------
+    >>> import eqprop_np as eq
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.random((200, 2))
+    >>> y = (X[:, 0] > X[:, 1]).astype(int)
+    >>> dynamics = eq.DiscreteTime(eq.chain([2, 16, 2]))
+    >>> phases = eq.Phases(30, 10, beta=0.2, estimate="centered")
+    >>> progress = eq.fit(dynamics, X, y, phases=phases, optimizer=eq.SGD(0.5), epochs=20)
+    >>> print(eq.error_rate(dynamics, progress.theta, X, y) < 10)
+    True
+    """
+    if not isinstance(dynamics, DiscreteTime | RealTime):
+        raise TypeError(f"dynamics must be DiscreteTime(...) or RealTime(...), got {dynamics!r}")
+    network = dynamics.network
+    training = check_samples(network, X, y, every_class=True)
+    held_out = validation and check_samples(network, *validation, what="the validation X")
+    if training.x.dtype == np.uint8:
+        _say_once("X holds bytes, so it is scaled from 0…255 to 0…1")
+    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    optimizer = SGD(0.1) if optimizer is None else optimizer
+    dtype = np.float32 if training.x.dtype == np.uint8 else training.x.dtype
+    if progress is None:
+        progress = Progress.begin(network, optimizer, seed, dtype)
+    else:
+        check_theta(progress.theta, network.parameter_shapes)
+    run = Run(
+        dynamics=dynamics,
+        rule=rule if isinstance(rule, SharedRule) else learning_rule(rule),
+        phases=phases,
+        optimizer=optimizer,
+        rate_schedule=Exponential() if rate_schedule is None else rate_schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        transform=transform,
+    )
+    with bar(run, len(training), show_progress) as advance:
+
+        def after_batch(progress: Progress) -> bool:
+            advance(progress)
+            return on_batch is not None and on_batch(progress) is True
+
+        train(run, training, held_out, progress, after_batch, on_epoch or (lambda progress: None))
+    return progress
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` needs besides the data and the progress.
+
+    The parameters are those of `fit`.
+
+    Raises
+    ------
+    ValueError
+        If the rule, the phases and the optimizer do not go together.
+    """
+
+    dynamics: Dynamics
+    rule: LearningRule | SharedRule
+    phases: Phases
+    optimizer: Optimizer
+    rate_schedule: RateSchedule
+    epochs: int
+    batch_size: int
+    transform: Callable[[Array, np.random.Generator], Array] | None = None
+
+    def __post_init__(self) -> None:
+        record, network = self.record, self.dynamics.network
+        if not isinstance(self.phases, Phases):
+            raise TypeError(f"phases must be Phases(...), got {self.phases!r}")
+        if self.phases.estimate not in record.estimates:
+            raise ValueError(
+                f"rule {record.name} does not use the estimate {self.phases.estimate}: choose "
+                f"{' or '.join(record.estimates)}"
+            )
+        if record.networks == "tied":
+            network.require_tied()
+        if record.moves_weights and not (isinstance(self.optimizer, SGD) and self.optimizer.is_plain):
+            raise ValueError(
+                f"rule {record.name} moves the weights during the second phase at its own rates, which only "
+                "plain SGD reproduces: use SGD without momentum and weight decay"
+            )
+
+    @property
+    def record(self) -> LearningRule:
+        """The line of the table of rules."""
+        return self.rule.rule if isinstance(self.rule, SharedRule) else self.rule
+
+    def phases_of(self, epoch: int, theta: Theta) -> Phases:
+        """Return the phases of an epoch: a continual rule moves the weights at the optimizer's rates."""
+        if not isinstance(self.optimizer, SGD):
+            return self.phases
+        return replace(self.phases, learning_rates=self.optimizer.rates(theta, self.rate_schedule(epoch)))
+
+
+def train(
+    run: Run,
+    training: Samples,
+    validation: Samples | None,
+    progress: Progress,
+    on_batch: Callable[[Progress], bool | None] = lambda progress: None,
+    on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+) -> bool:
+    """Train until ``run.epochs`` epochs are complete, writing into ``progress``; `fit` without its checks.
 
     Returns
     -------
-    Whether it went through to the end.
+    bool
+        Whether all epochs are complete. Otherwise a callback returned True.
 
     Raises
     ------
     Diverged
-        When the output is not finite, or where an epoch ends or ``on_batch`` stops it, a parameter.
+        If the output or, at the end of an epoch or where a callback stops, a parameter is not finite.
     """
-    overflow = np.errstate(over="ignore", invalid="ignore")  # what comes of it is found, and told, below
-    with parallel(experiment.workers) as run, overflow:
-        while progress.epoch < experiment.epochs:
-            whole = _epoch(experiment, dynamics, training, progress, run, on_batch)
+    # What results from an overflow is found and reported below.
+    with threadpool_limits(1, "blas"), np.errstate(over="ignore", invalid="ignore"):
+        while progress.epoch < run.epochs:
+            complete = _epoch(run, training, progress, on_batch)
             _require_finite(progress)
-            if not whole:
+            if not complete:
                 return False
             start = time.perf_counter()
-            test_error = evaluate(experiment.phases, dynamics, progress.theta, test, run)
+            error = None if validation is None else error_of(run, progress.theta, validation)
             progress.seconds += time.perf_counter() - start
-            _finish_epoch(progress, dynamics.network, len(training), test_error)
-            on_epoch(progress)
+            _finish_epoch(run, progress, len(training), error)
+            if on_epoch(progress) is True:
+                return progress.epoch >= run.epochs
     return True
 
 
 def _epoch(
-    experiment: Experiment,
-    dynamics: Dynamics,
-    training: Samples,
-    progress: Progress,
-    run: "Run",
-    on_batch: Callable[[Progress], bool],
+    run: Run, training: Samples, progress: Progress, on_batch: Callable[[Progress], bool | None]
 ) -> bool:
-    """The rest of the epoch under way; False if ``on_batch`` ended it early."""
-    phases = replace(experiment.phases, learning_rates=experiment.rates(dynamics.network, progress.epoch))
-    order = _order(progress, len(training))
-    size = experiment.batch_size
+    """Train for the rest of the current epoch; return False if ``on_batch`` stopped it."""
+    network, phases = run.dynamics.network, run.phases_of(progress.epoch, progress.theta)
+    rule = run.rule if isinstance(run.rule, SharedRule) else run.rule.fastest(network)
+    dtype = next(iter(progress.theta.values())).dtype
+    factor = run.rate_schedule(progress.epoch)
+    order, size = _order(progress, len(training)), run.batch_size
     while progress.batch * size < len(training):
         start = time.perf_counter()
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
-        if experiment.augment:
-            batch = batch.shifted(experiment.augment, progress.rng)
-        gradient, output, steps = batch_gradient(
-            experiment.rule, dynamics, progress.theta, batch, phases.draw(progress.rng), run
-        )
-        if not np.isfinite(output).all():
+        if run.transform is not None:
+            batch = Samples(run.transform(batch.x, progress.rng), batch.y)
+        x, y = batch.inputs(network, dtype), batch.targets(network, dtype)
+        update = rule(run.dynamics, progress.theta, x, y, phases.draw(progress.rng))
+        outputs = update.free.state[-1]
+        if not np.isfinite(outputs).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        sgd(progress.theta, gradient, phases.learning_rates)
-        progress.errors += _wrong(output, batch)
-        progress.steps += steps
+        run.optimizer.step(progress.theta, update.gradient, progress.optimizer_state, factor)
+        progress.errors += batch.count_wrong(outputs)
+        progress.steps += update.free.steps
+        if progress.converged is not None:
+            progress.converged += update.free.converged
         progress.batch += 1
         progress.seconds += time.perf_counter() - start
-        if on_batch(progress):
+        if on_batch(progress) is True:
             return False
     return True
 
 
 def _order(progress: Progress, size: int) -> Array:
-    """The epoch's shuffled order, the same again when a run is resumed in the middle of an epoch."""
+    """Return the shuffled order of the epoch, the same one when a run resumes in the middle of it."""
     if progress.batch == 0:
-        progress.epoch_start = progress.rng.bit_generator.state
+        progress.epoch_start = dict(progress.rng.bit_generator.state)
         return progress.rng.permutation(size)
     again = np.random.default_rng()
     again.bit_generator.state = progress.epoch_start
@@ -201,107 +507,131 @@ def _order(progress: Progress, size: int) -> Array:
 def _require_finite(progress: Progress) -> None:
     for name, value in progress.theta.items():
         if not np.isfinite(value).all():
-            where = f"epoch {progress.epoch + 1}, batch {progress.batch}"
-            raise Diverged(f"parameter {name} is not finite after {where}")
+            raise Diverged(
+                f"parameter {name} is not finite after epoch {progress.epoch + 1}, batch {progress.batch}"
+            )
 
 
-def _finish_epoch(progress: Progress, network: Network, size: int, test_error: float) -> None:
-    """Write into ``progress`` the record of the epoch, and set its counters for the next."""
-    progress.epoch += 1
-    record = {
-        "epoch": progress.epoch,
+def _finish_epoch(run: Run, progress: Progress, size: int, validation_error: float | None) -> None:
+    """Append the epoch to the history, and set the counters to 0."""
+    converged = progress.converged or 0
+    unknown = progress.converged is None or not run.phases.schedule.tol
+    record: dict[str, float | None] = {
         "train_error": 100 * progress.errors / size,
-        "test_error": test_error,
+        "validation_error": validation_error,
         "seconds": round(progress.seconds, 2),
-        "free_steps": progress.steps / progress.batch,
+        "steps": progress.steps / progress.batch,
+        "converged": None if unknown else converged / progress.batch,
+        "weight_angle": weight_angle(run.dynamics.network, progress.theta),
     }
-    if (angle := weight_angle(network, progress.theta)) is not None:
-        record["angle"] = angle
-    progress.history.append(record)
-    progress.batch, progress.errors, progress.steps = 0, 0, 0.0
+    for name, value in record.items():
+        if value is not None:
+            progress.history.setdefault(name, []).append(value)
+    progress.epoch += 1
+    progress.batch, progress.errors, progress.steps, progress.converged = 0, 0, 0.0, 0
 
 
-def _wrong(output: Array, batch: Samples) -> int:
-    return int(np.count_nonzero(output.argmax(axis=1) != batch.labels))
+def _say_once(message: str) -> None:
+    """Print a note on standard error the first time it is said."""
+    if message not in _SAID:
+        _SAID.add(message)
+        print(f"note: {message}", file=sys.stderr)
 
 
-# ---- one batch, in one piece or side by side
-
-
-Run = Callable[..., list[Any]]
+_SAID: set[str] = set()
 
 
 @contextmanager
-def parallel(workers: int) -> Iterator[Run]:
-    """A function ``run(f, samples, *arguments)`` that cuts samples into pieces and maps f over them.
+def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress], None]]:
+    """Show a progress bar over all batches, and yield the function to call after each batch.
 
-    The first worker is this process, and the others are processes too. Each has one BLAS thread: the
-    products of a small batch are too short to share, and threads would wait for one another at each.
+    It is on standard error, on a terminal and in a notebook only, unless ``show`` says otherwise.
     """
-    if workers == 1:
-        with threadpool_limits(1, "blas"):
-            yield lambda function, samples, *arguments: [function(samples, *arguments)]
-        return
+    hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules) if show is None else not show
+    batches = -(-size // run.batch_size)
+    with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch") as shown:
 
-    def run(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-        indices = np.array_split(np.arange(len(samples)), min(workers, len(samples)))
-        mine, *others = (samples[piece] for piece in indices)
-        futures = [pool.submit(function, piece, *arguments) for piece in others]
-        return [function(mine, *arguments), *(future.result() for future in futures)]
+        def advance(progress: Progress) -> None:
+            if not hidden and progress.batch:
+                error = 100 * progress.errors / min(progress.batch * run.batch_size, size)
+                shown.set_description(f"epoch {progress.epoch + 1}/{run.epochs}", refresh=False)
+                shown.set_postfix_str(f"error {error:.2f} %", refresh=False)
+                shown.update(progress.epoch * batches + progress.batch - shown.n)
 
-    with ProcessPoolExecutor(workers - 1, initializer=begin_worker) as pool, threadpool_limits(1, "blas"):
-        yield run
-
-
-def begin_worker() -> None:
-    """Prepare a worker process: one BLAS thread, and an end with its parent, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threadpool_limits(1, "blas")
-    np.seterr(over="ignore", invalid="ignore")  # as in `train`
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+        yield advance
 
 
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+# ---- evaluation
 
 
-class Part(NamedTuple):
-    """A rule's answer for one piece of a batch."""
+def predict(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = None) -> Array:
+    """Return the class of each sample: the index of the largest output at the steady state, shape (N,).
 
-    gradient: Theta
-    output: Array
-    steps: int
+    Parameters
+    ----------
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    X : ndarray, shape (N, …)
+        Floats, or bytes, which are scaled to [0, 1].
+    phases : Phases, optional
+        T and the schedule of the first phase; by default at most 1000 steps to a tolerance of 1e-4.
 
-
-def _part(samples: Samples, rule: str, dynamics: Dynamics, theta: Theta, phases: Phases) -> Part:
-    fastest = RULES[rule].fastest(dynamics.network)
-    update = fastest(dynamics, theta, samples.inputs(dynamics), samples.targets(dynamics), phases)
-    return Part(update.gradient, update.free.state[-1], update.free.steps)
-
-
-def batch_gradient(
-    rule: str, dynamics: Dynamics, theta: Theta, batch: Samples, phases: Phases, run: Run
-) -> tuple[Theta, Array, float]:
-    """dL/dθ over the batch, the first phase's output, and its mean number of steps."""
-    parts = run(_part, batch, rule, dynamics, theta, phases)
-    if len(parts) == 1:
-        return parts[0]
-    shares = [len(part.output) / len(batch) for part in parts]
-    gradient = {
-        name: sum(share * part.gradient[name] for share, part in zip(shares, parts, strict=True))
-        for name in theta
-    }
-    return gradient, np.concatenate([part.output for part in parts]), float(np.mean([p.steps for p in parts]))
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network.
+    """
+    labels: Array = outputs(dynamics, theta, X, phases).argmax(axis=1)
+    return labels
 
 
-def evaluate(phases: Phases, dynamics: Dynamics, theta: Theta, samples: Samples, run: Run) -> float:
-    """The error in percent: how often the largest output at the first steady state is not the label's."""
-    chunks = (samples[i : i + EVALUATION_BATCH] for i in range(0, len(samples), EVALUATION_BATCH))
-    wrong = sum(sum(run(_count_wrong, chunk, dynamics, theta, phases)) for chunk in chunks)
-    return 100 * wrong / len(samples)
+def outputs(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = None) -> Array:
+    """Return the output of each sample at the steady state, shape (N, classes). See `predict`."""
+    check_theta(theta, dynamics.network.parameter_shapes)
+    x = check_inputs(dynamics.network, X)
+    samples = Samples(x, np.zeros(len(x), int))
+    with threadpool_limits(1, "blas"):
+        return _outputs(output, dynamics, theta, samples, EVALUATION_PHASES if phases is None else phases)
 
 
-def _count_wrong(samples: Samples, dynamics: Dynamics, theta: Theta, phases: Phases) -> int:
-    _, free = free_phase(dynamics, theta, samples.inputs(dynamics), phases)
-    return _wrong(free.state[-1], samples)
+def error_rate(dynamics: Dynamics, theta: Theta, X: Array, y: Array, phases: Phases | None = None) -> float:
+    """Return the share of wrong predictions in percent. See `predict`; y are labels or targets."""
+    samples = check_samples(dynamics.network, X, y)
+    found = outputs(dynamics, theta, X, phases)
+    return 100 * samples.count_wrong(found) / len(samples)
+
+
+EVALUATION_PHASES = Phases(1000, 1, 1.0, schedule=replace(Phases(1, 1, 1.0).schedule, tol=1e-4))
+
+
+def error_of(run: Run, theta: Theta, samples: Samples) -> float:
+    """Return the share of wrong predictions in percent, with the first phase of a run's settings."""
+    first_phase = run.rule.outputs if isinstance(run.rule, SharedRule) else output
+    found = _outputs(first_phase, run.dynamics, theta, samples, run.phases)
+    return 100 * samples.count_wrong(found) / len(samples)
+
+
+def _outputs(
+    first_phase: Callable[..., Array], dynamics: Dynamics, theta: Theta, samples: Samples, phases: Phases
+) -> Array:
+    dtype = next(iter(theta.values())).dtype
+    starts: Sequence[int] = range(0, len(samples), EVALUATION_BATCH)
+    chunks = (samples[i : i + EVALUATION_BATCH].inputs(dynamics.network, dtype) for i in starts)
+    return np.concatenate([first_phase(x, dynamics, theta, phases) for x in chunks])
+
+
+def random_shift(pixels: int) -> Callable[[Array, np.random.Generator], Array]:
+    """Return a transform for `fit` that moves each image by up to so many pixels in each direction.
+
+    Zeros move in at the border. The batch has shape (B, H, W) or (B, H, W, C).
+    """
+
+    def shift(x: Array, rng: np.random.Generator) -> Array:
+        height, width = x.shape[1:3]
+        margins = [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * (x.ndim - 3)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, margins), (height, width), axis=(1, 2))
+        down, right = rng.integers(0, 2 * pixels + 1, (2, len(x)))
+        chosen = windows[np.arange(len(x)), down, right]
+        return np.moveaxis(chosen, (-2, -1), (1, 2))
+
+    return shift

@@ -1,16 +1,16 @@
-"""The benchmark runs, and counts what it says. No test depends on how long anything takes."""
+"""Tests of the benchmark: what it prints and what it counts. No test depends on a measured time."""
 
 from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from eqprop_np.datasets import load
 from examples import write_bands
 
 from eqprop_np import benchmark, training
 from eqprop_np.benchmark import Cost, Timed, main, measure
-from eqprop_np.datasets import load
-from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Theta
 from eqprop_np.training import Samples
 
@@ -19,7 +19,7 @@ Patch = pytest.MonkeyPatch
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: Patch) -> Path:
-    """Images that fit every preset; and one matrix product takes half a second, without being done."""
+    """Write images that fit every preset. A matrix product is not computed and counts as half a second."""
     monkeypatch.setattr(benchmark, "matrix_product", lambda: 0.5)
     return write_bands(tmp_path / "bands", side=16)
 
@@ -64,7 +64,7 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
 
 
 def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypatch: Patch) -> None:
-    """By a clock that ticks at each look: twenty batches take a second, and 3000 of them are an epoch."""
+    """The clock advances by 1 s at each call: twenty batches take 1 s, and an epoch has 3000 batches."""
     ticks = count()
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
     cost = measure(EXPERIMENTS["p-1h"].to_the_letter(), samples, 30, 0)
@@ -73,7 +73,7 @@ def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypat
 
 
 def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> None:
-    """Weights that stay as they began would relax at another pace."""
+    """With constant weights the free phase would need another number of steps."""
     weights = []
 
     def spy(theta: Theta, *arguments: object) -> None:
@@ -86,7 +86,7 @@ def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> No
     assert all((a != b).any() for a, b in pairwise(weights[:13]))
 
 
-def test_the_stop_watch_counts_matrix_products_and_changes_nothing(
+def test_timed_arrays_count_matrix_products_and_change_no_result(
     rng: np.random.Generator, monkeypatch: Patch
 ) -> None:
     a, b = rng.standard_normal((2, 4, 4)).astype(np.float32)
@@ -128,5 +128,5 @@ def test_missing_data_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_matrix_product_takes_time() -> None:
-    """The real one, once."""
+    """Compute one matrix product without the substitute."""
     assert benchmark.matrix_product() > 0

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eqprop_np import checkpoint
-from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
-from eqprop_np.experiments import EXPERIMENTS
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress, Samples, train
 
 EXPERIMENT = replace(EXPERIMENTS["p-1h"], hidden=(3,), epochs=2, batch_size=4, free_steps=4, nudged_steps=2)
@@ -30,16 +31,20 @@ Meta = dict[str, Any]
 Arrays = dict[str, Any]
 
 
-def progress(batches: int = 4) -> Progress:
-    """Return the progress of a run after this number of batches. An epoch has three batches."""
+def advance(progress: Progress, batches: int, experiment: Experiment = EXPERIMENT) -> Progress:
+    """Train until this number of batches is done in all, or to the end. An epoch has three batches."""
     rng = np.random.default_rng(1)
     data = Samples(rng.integers(0, 256, (10, 3, 4)).astype(np.uint8), np.arange(10) % 2)
-    result = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7)
     train(
-        EXPERIMENT, EXPERIMENT.build((3, 4), 2), data, data, result,
+        experiment, experiment.build((3, 4), 2), data, data, progress,
         on_batch=lambda p: 3 * p.epoch + p.batch == batches,
     )  # fmt: skip
-    return result
+    return progress
+
+
+def progress(batches: int = 4, experiment: Experiment = EXPERIMENT) -> Progress:
+    """Return the progress of a run after this number of batches."""
+    return advance(Progress.begin(experiment, experiment.build((3, 4), 2), 7), batches, experiment)
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
         after.theta[name] += 1  # the arrays must be writeable, because training updates them
     assert after.rng.bit_generator.state == before.rng.bit_generator.state
     assert after.rng is not before.rng
-    for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds", "history", "angle"):
+    for name in vars(before).keys() - {"theta", "rng"}:
         assert getattr(after, name) == getattr(before, name), name
 
 
@@ -90,6 +95,118 @@ def test_a_checkpoint_needs_no_pickle(path: Path) -> None:
     with np.load(path, allow_pickle=False) as file:
         assert set(file.files) == {"meta", "w0-1", "w1-2", "b1", "b2"}
         assert all(file[name].dtype != object for name in file.files)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 4])
+def test_a_run_continues_with_the_same_records(tmp_path: Path, batches: int) -> None:
+    """In this run some free phases converge and some do not."""
+    experiment = replace(EXPERIMENT, learning_rates=(2.0, 1.0), free_steps=6, tol=2e-3)
+    through = progress(99, experiment)
+    assert all(0 < record["converged"] < 1 for record in through.history)
+    save(tmp_path / "c.npz", replace(CONFIGURATION, experiment=experiment), progress(batches, experiment))
+    _, resumed = load(tmp_path / "c.npz")
+    advance(resumed, 99, experiment)
+    records = [[record | {"seconds": 0} for record in run.history] for run in (resumed, through)]
+    assert records[0] == records[1]
+
+
+# --- files of schema 1
+
+
+UNTIED = replace(
+    EXPERIMENTS["cvf-1h"],
+    hidden=(3, 5),
+    learning_rates=(0.1, 0.1, 0.1),
+    angle=60.0,
+    epochs=3,
+    batch_size=4,
+    free_steps=40,
+    nudged_steps=2,
+)
+
+
+def write_schema_1(path: Path, experiment: Experiment, progress: Progress) -> None:
+    """Write a checkpoint as the program did before schema 2."""
+    meta = {
+        "schema": 1,
+        "configuration": {
+            "experiment": vars(experiment),
+            "source": "auto",
+            "dataset": "glyphs (not MNIST)",
+            "image": [3, 4],
+            "classes": 2,
+            "train_size": 10,
+            "validation": 0,
+            "seed": 7,
+        },
+        "rng": progress.rng.bit_generator.state,
+        "progress": {
+            "epoch_start": progress.epoch_start,
+            "epoch": progress.epoch,
+            "batch": progress.batch,
+            "errors": progress.errors,
+            "steps": progress.steps,
+            "seconds": progress.seconds,
+            "history": [{k: v for k, v in r.items() if k != "converged"} for r in progress.history],
+            "angle": progress.angle,
+        },
+    }
+    backward = {name: progress.theta[name].T for name in ("w2-1", "w3-2") if name in progress.theta}
+    np.savez(path, meta=np.array(json.dumps(meta)), **progress.theta | backward)
+
+
+@pytest.mark.parametrize(
+    "stop, counted",
+    [("after an epoch", [2, 3]), (1, [2, 3]), (3, [2, 3]), (4, [3])],
+)
+@pytest.mark.parametrize("experiment", [EXPERIMENT, UNTIED], ids=["tied", "untied"])
+def test_a_file_of_schema_1_loads_and_its_run_continues(
+    tmp_path: Path, experiment: Experiment, stop: str | int, counted: list[int]
+) -> None:
+    """Bit for bit. Only the epochs that began with this program have a share of converged free phases."""
+    experiment = replace(experiment, epochs=3)
+    through = progress(99, experiment)
+    within_epoch = isinstance(stop, int)
+    before = progress(stop, experiment) if within_epoch else progress(99, replace(experiment, epochs=1))
+    write_schema_1(tmp_path / "c.npz", experiment, before)
+    configuration, after = load(tmp_path / "c.npz")
+    assert configuration == replace(CONFIGURATION, experiment=experiment)
+    assert after.theta.keys() == before.theta.keys()
+    for name in before.theta:
+        np.testing.assert_array_equal(after.theta[name], before.theta[name], err_msg=name)
+    assert after.converged == (None if within_epoch else 0)
+    save(tmp_path / "new.npz", configuration, after)
+    _, after = load(tmp_path / "new.npz")  # schema 2 keeps what is not known
+    advance(after, 99, experiment)
+    for name in before.theta:
+        np.testing.assert_array_equal(after.theta[name], through.theta[name], err_msg=name)
+    assert [record["epoch"] for record in after.history if "converged" in record] == counted
+
+
+def test_the_backward_weights_of_schema_1_are_transposed(tmp_path: Path) -> None:
+    """The old "w2-1" of 3 and 5 neurons has shape (5, 3), and the new one has the shape of "w1-2", (3, 5)."""
+    dynamics = UNTIED.build((3, 4), 2)
+    before = Progress.begin(UNTIED, dynamics, 7)
+    write_schema_1(tmp_path / "c.npz", UNTIED, before)
+    with np.load(tmp_path / "c.npz") as file:
+        assert (file["w1-2"].shape, file["w2-1"].shape, file["w3-2"].shape) == ((3, 5), (5, 3), (2, 5))
+    _, after = load(tmp_path / "c.npz")
+    assert {name: value.shape for name, value in after.theta.items()} == dynamics.network.parameter_shapes
+    assert all(value.flags.c_contiguous for value in after.theta.values())
+    np.testing.assert_array_equal(np.abs(after.theta["w2-1"]), np.abs(after.theta["w1-2"]))
+    assert weight_angle(dynamics.network, after.theta) == before.angle
+
+
+def test_a_file_of_schema_2_is_not_transposed(tmp_path: Path) -> None:
+    """A square weight has the same shape when it is transposed, so that only the schema decides."""
+    square = replace(UNTIED, hidden=(4, 4))
+    for write in (
+        lambda path, p: save(path, replace(CONFIGURATION, experiment=square), p),
+        lambda path, p: write_schema_1(path, square, p),
+    ):
+        before = Progress.begin(square, square.build((3, 4), 2), 7)
+        write(tmp_path / "c.npz", before)
+        np.testing.assert_array_equal(load(tmp_path / "c.npz")[1].theta["w2-1"], before.theta["w2-1"])
 
 
 # --- damage
@@ -143,7 +260,7 @@ def replaced(meta: Meta, place: str, value: Any) -> Meta:
     *parents, last = place.split(".")
     inner = meta
     for parent in parents:
-        inner = inner[parent]
+        inner = inner[int(parent) if isinstance(inner, list) else parent]
     if value is None:
         del inner[last]
     else:
@@ -169,6 +286,8 @@ META: list[tuple[str, Any]] = [
     *[("progress.seconds", value) for value in (None, "1", -1.0, float("nan"))],
     *[("progress.history", value) for value in (None, {}, [], [1], [{}], [{"epoch": "1"}])],
     *[("progress.angle", value) for value in ("0", [], {})],
+    *[("progress.converged", value) for value in (None, "1", -1, 0.5, 2, [])],
+    *[("progress.history.0.converged", value) for value in ("1", -0.1, 1.1, float("nan"), [])],
     ("progress.unknown", 1),
     *[("configuration.experiment", value) for value in (None, [], "p-1h", {})],
     *[("configuration.experiment.hidden", value) for value in (None, 3, "3", ["3"], [0], [3.0], [4])],
@@ -199,7 +318,12 @@ def test_meta_that_makes_no_sense_is_refused(path: Path, place: str, value: Any)
 
 def test_another_schema_is_told_apart_from_damage(path: Path) -> None:
     rewrite(path, lambda meta, arrays: meta.update(schema=99))
-    assert refusal(path) == "the schema must be 1, got 99; use the version of this program that wrote it"
+    assert refusal(path) == "the schema must be 1 or 2, got 99; use the version of this program that wrote it"
+
+
+def test_a_field_of_schema_2_in_a_file_of_schema_1_is_refused(path: Path) -> None:
+    rewrite(path, lambda meta, arrays: meta.update(schema=1))
+    assert "progress of schema 1 has no field converged" in refusal(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The README's table "From equation to file" is true: each function is there, and cites its equation.
+"""Tests of the README's table "From equation to file".
 
-So do the notebooks that stand beside it.
+Each function in it exists and cites its equation, and each notebook cites the equation too.
 """
 
 import inspect
@@ -19,12 +19,12 @@ SYMBOLS = {
     "Φ": r"Φ|\\Phi",
     "ℓ": r"ℓ|\\ell",
     "C-VF": "C-VF",
-}  # what else the table has, as regular expressions
+}  # the other entries of the table, as regular expressions
 HEAD = "| of the abstract | what | function | notebook |\n|---|---|---|---|\n"
 
 
 class Row(NamedTuple):
-    """A line of the table: an equation, a figure or a symbol, and where it is."""
+    """A line of the table: an equation, figure or symbol, with its functions and notebooks."""
 
     cited: str
     functions: list[str]
@@ -41,7 +41,7 @@ def table(readme: str) -> list[Row]:
 
 
 def citations(text: str) -> set[str]:
-    """The equations and figures that a text cites: "Eqs. (1), (3)-(5) and Fig. 1(a)" are five."""
+    """Return the equations and figures that a text cites: "Eqs. (1), (3)-(5) and Fig. 1(a)" are five."""
     found = set()
     for kind, places in re.findall(r"(Eq|Fig)s?\.\s(?:1\s?)?(\(\w\)(?:(?:[-–]|,? and |, )\(\w\))*)", text):
         for first, last in re.findall(r"\((\w)\)(?:[-–]\((\w)\))?", places):
@@ -95,7 +95,7 @@ def test_citations(text: str, found: list[str]) -> None:
     assert citations(text) == set(found)
 
 
-def test_what_is_not_cited_is_missed() -> None:
+def test_an_equation_that_is_not_cited_is_not_found() -> None:
     assert not mentions("Eqs. (1) and (3), Fig. 1(a)", "Eq. (2)")
     assert not mentions("Eq. (1)", "Fig. 1(a)")
     assert not mentions("the energy E", "Φ")

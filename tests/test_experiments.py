@@ -1,4 +1,4 @@
-"""The presets hold the published numbers; what cannot be is refused; rates and networks come out right."""
+"""Tests of the presets: the published numbers, the networks and rates that they build, refused settings."""
 
 import math
 import re
@@ -10,8 +10,10 @@ import pytest
 from eqprop_np.activations import ACTIVATIONS, sigmoid, tanh
 from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
-from eqprop_np.experiments import EXPERIMENTS, Experiment, spread
-from eqprop_np.rules import ESTIMATES, Phases
+from eqprop_np.experiments.presets import EXPERIMENTS, SCHEDULES, UNTIED, Experiment, spread
+from eqprop_np.relaxation import Alternating, Synchronous
+from eqprop_np.rules import RULES
+from eqprop_np.rules.phases import ESTIMATES, Phases
 
 every = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
@@ -43,7 +45,7 @@ STEPS = {
 
 
 def tiny(**settings: Any) -> Experiment:
-    """Any experiment that is quickly built."""
+    """Return a small experiment with these settings."""
     base = {"hidden": (4,), "learning_rates": (0.1, 0.2), "channels": ()}
     return replace(EXPERIMENTS["p-1h"], **base | settings)
 
@@ -66,7 +68,7 @@ def test_the_convolutional_preset_has_the_published_network() -> None:
 
 
 @every
-def test_a_preset_goes_by_its_name_and_says_where_its_numbers_come_from(experiment: Experiment) -> None:
+def test_a_preset_has_its_name_and_the_source_of_its_numbers(experiment: Experiment) -> None:
     assert EXPERIMENTS[experiment.name] is experiment
     assert re.match(r"\[[12]\]", experiment.source)
 
@@ -93,7 +95,8 @@ def test_a_preset_builds_what_it_says(experiment: Experiment) -> None:
 def test_to_the_letter_is_synchronous_and_takes_every_step(experiment: Experiment) -> None:
     letter = experiment.to_the_letter()
     assert (letter.schedule, letter.omega, letter.tol) == ("synchronous", 1.0, 0.0)
-    assert letter.phases.steps(letter.free_steps) == experiment.free_steps
+    assert letter.phases.schedule == Synchronous(tol=0)
+    assert letter.phases.schedule.steps(letter.free_steps) == experiment.free_steps
     assert (
         replace(letter, schedule=experiment.schedule, omega=experiment.omega, tol=experiment.tol)
         == experiment
@@ -101,17 +104,13 @@ def test_to_the_letter_is_synchronous_and_takes_every_step(experiment: Experimen
 
 
 @pytest.mark.parametrize("estimate", ESTIMATES)
-def test_phases_take_over_every_setting(estimate: str) -> None:
-    settings = {
-        "free_steps": 7,
-        "nudged_steps": 5,
-        "beta": -0.3,
-        "estimate": estimate,
-        "schedule": "synchronous",
-        "omega": 1.1,
-        "tol": 0.02,
-    }
-    assert tiny(**settings).phases == Phases(**settings)
+def test_phases_have_every_setting(estimate: str) -> None:
+    settings = {"free_steps": 7, "nudged_steps": 5, "beta": -0.3, "estimate": estimate}
+    schedules = {"synchronous": Synchronous(tol=0.02), "alternating": Alternating(omega=1.1, tol=0.02)}
+    assert tuple(schedules) == SCHEDULES[::-1]
+    for name, schedule in schedules.items():
+        experiment = tiny(**settings, schedule=name, omega=1.1, tol=0.02)
+        assert experiment.phases == Phases(**settings, schedule=schedule)
 
 
 # --- networks
@@ -123,7 +122,7 @@ def test_dense_networks_fit_any_image_and_number_of_classes(image: tuple[int, in
     assert network.shapes == ((image[0] * image[1],), (6,), (4,), (classes,))
 
 
-def test_no_hidden_layer_is_a_network_too() -> None:
+def test_a_network_needs_no_hidden_layer() -> None:
     network = tiny(hidden=(), learning_rates=(0.1,)).build((4, 4), 3).network
     assert network.shapes == ((16,), (3,))
 
@@ -140,6 +139,13 @@ def test_a_convolution_that_does_not_fit_is_refused_by_its_sizes() -> None:
         tiny(channels=(3, 2), learning_rates=(1,) * 4).build((8, 8), 4)
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rules_of_untied_networks_get_them(rule: str) -> None:
+    network = tiny(rule=rule).build((4, 4), 3).network
+    assert network.tied == (rule not in UNTIED)
+    assert UNTIED == ("vf", "cvf")
+
+
 def test_settings_of_the_dynamics_are_passed_on() -> None:
     assert tiny(activation="tanh").build((4, 4), 3).sigma is tanh
     real = tiny(dynamics="real-time", epsilon=0.07).build((4, 4), 3)
@@ -153,6 +159,12 @@ def test_each_connection_has_its_rate_and_a_bias_that_of_the_connection_that_ent
     experiment = tiny(hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
     rates = experiment.rates(experiment.build((4, 4), 3).network, 0)
     assert rates == {"w0-1": 0.3, "b1": 0.3, "w1-2": 0.2, "b2": 0.2, "w2-3": 0.1, "b3": 0.1}
+
+
+def test_a_backward_weight_has_the_rate_of_its_forward_weight() -> None:
+    experiment = tiny(rule="vf", hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
+    rates = experiment.rates(experiment.build((4, 4), 3).network, 0)
+    assert (rates["w2-1"], rates["w3-2"]) == (rates["w1-2"], rates["w2-3"]) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
@@ -199,14 +211,25 @@ def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
         ({"rate_decay": 0.0}, "rate_decay = 0.0 must be positive"),
         ({"augment": -1}, "augment = -1 must not be negative"),
         ({"augment": 1.5}, "augment = 1.5 must not be negative, and whole"),
-        ({"beta": 0.0}, "beta is 0"),
-        ({"tol": -1.0}, "tol = -1.0 must not be negative"),
-        ({"omega": 0.0}, "omega = 0.0 must lie between 0 and 2"),
+        ({"beta": 0.0}, "beta must be a finite number other than 0, got 0.0: EP divides by it"),
+        ({"tol": -1.0}, "tol must be a finite number from 0, got -1.0"),
+        ({"omega": 0.0}, "omega must be between 0 and 2, got 0.0"),
         ({"rule": "backprop"}, "rule 'backprop' is not one of ep"),
         ({"dynamics": "slow"}, "dynamics 'slow' is not one of discrete-time, real-time"),
         ({"activation": "relu"}, "activation 'relu' is not one of sigmoid, hard_sigmoid, tanh"),
-        ({"estimate": "both"}, "estimate 'both' is not one of"),
-        ({"schedule": "none"}, "schedule 'none' is not one of"),
+        ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
+        ({"schedule": "none"}, "schedule 'none' is not one of alternating, synchronous"),
+        (
+            {"angle": 90.0},
+            "is between forward and backward weights, which rule ep ties: choose rule vf or cvf",
+        ),
+        ({"rule": "vf", "angle": 181.0}, "angle = 181.0 is not between 0 and 180 degrees"),
+        (
+            {"rule": "cep", "estimate": "centered"},
+            "rule cep does not use the estimate centered: choose one-s",
+        ),
+        ({"rule": "vf", "estimate": "centered"}, "rule vf does not use the estimate centered: choose one-s"),
+        ({"rule": "cep", "workers": 2}, "rule cep moves the weights by the mean over the batch at each step"),
     ],
     ids=str,
 )

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from estimators import CHAIN, EXACT, STEADY, distance, flat, problem, steady_state
+from estimators import CHAIN, STEADY, distance, flat, problem, steady_state
 
 from eqprop_np.activations import Array, hard_sigmoid, sigmoid, tanh
 from eqprop_np.connections import ConvPool, Dense
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, snapshot
 from eqprop_np.network import Network, Theta, chain, convolutional, toy
-from eqprop_np.relaxation import Alternating, relax
+from eqprop_np.relaxation import Alternating, Synchronous, settle
 from eqprop_np.rules import RULES
 from eqprop_np.rules.ep import ep
 from eqprop_np.rules.holomorphic import circle_point, full_circle, holomorphic_ep
@@ -169,12 +169,15 @@ def test_in_discrete_time_there_is_a_pole_at_minus_1() -> None:
     dynamics = DiscreteTime(chain([2, 2]))
     theta, x, y = problem(dynamics)
     a = dynamics.network.dphi_ds(theta, x, (np.zeros((2, 2)),))[0]
+    static, start = dynamics.network.input_drive(theta, x), (np.zeros((2, 2), complex),)
+
+    def output(beta: complex) -> Array:
+        return settle(dynamics, theta, static, start, 200, Synchronous(), nudge=Nudge(beta, y)).state[0]
+
     for beta in (0.5j, -0.6 + 0.3j):
-        start = (np.zeros((2, 2), complex),)
-        (s,) = relax(dynamics, theta, x, start, 200, nudge=Nudge(beta, y), schedule=Alternating(tol=0)).state
-        np.testing.assert_allclose(s, (sigmoid.value(a) + beta * y) / (1 + beta), rtol=0, atol=1e-12)
-    (s,) = relax(dynamics, theta, x, start, 200, nudge=Nudge(1.1j, y), schedule=Alternating(tol=0)).state
-    assert abs(s).max() > 1e6
+        expected = (sigmoid.value(a) + beta * y) / (1 + beta)
+        np.testing.assert_allclose(output(beta), expected, rtol=0, atol=1e-12)
+    assert abs(output(1.1j)).max() > 1e6
 
 
 # --- noise
@@ -206,11 +209,11 @@ def estimates(dynamics: Dynamics, points: int, r: float, sd: float, draws: int) 
     """Yield estimates from steady states with independent noise, flat."""
     theta, x, y = problem(dynamics)
     rng = np.random.default_rng(0)
-    free, nudged = steady_state(dynamics, theta, x).state, []
+    static, free, nudged = dynamics.network.input_drive(theta, x), steady_state(dynamics, theta, x).state, []
     for k in range(points // 2 + 1):
         beta = circle_point(r, k, points)
         start = tuple(value + 0j for value in free) if isinstance(beta, complex) else free
-        phase = relax(dynamics, theta, x, start, 400, nudge=Nudge(beta, y), schedule=replace(EXACT, tol=0))
+        phase = settle(dynamics, theta, static, start, 400, Alternating(tol=0), nudge=Nudge(beta, y))
         nudged.append((beta, (1 if 2 * k in (0, points) else 2) / points, phase.state))
     for _ in range(draws):
         before = snapshot(dynamics, theta, x, tuple(noisy(value, sd, rng) for value in free))

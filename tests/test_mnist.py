@@ -23,12 +23,12 @@ from examples import write_bands
 
 import eqprop_np
 from eqprop_np import checkpoint, datasets, mnist, training
-from eqprop_np.experiments import EXPERIMENTS
+from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.mnist import main
 
 Patch = pytest.MonkeyPatch
 TRAIN = 60
-NUMBERS = ("epoch", "train_error", "test_error", "seconds", "free_steps")
+NUMBERS = ("epoch", "train_error", "test_error", "seconds", "free_steps", "converged")
 
 
 class Outcome(NamedTuple):
@@ -172,11 +172,60 @@ def test_it_prints_its_configuration_a_line_per_epoch_and_the_error(
     assert lines[-1] == f"p-1h on bands: test error {history[-1]['test_error']:.2f} % after 3 epochs"
 
 
-def test_quiet_leaves_the_last_line_alone(command: Command, options: list[object], tmp_path: Path) -> None:
+def test_quiet_prints_only_the_last_line(command: Command, options: list[object], tmp_path: Path) -> None:
     loud = command(*options, "--out", tmp_path / "loud")
     quiet = command(*options, "--out", tmp_path / "quiet", "--quiet")
     assert quiet == (0, loud.out.splitlines()[-1] + "\n", "")
     assert_same_run(tmp_path / "loud", tmp_path / "quiet")
+
+
+NOT_CONVERGED = (
+    r"in the last epoch (\S+) % of the free phases did not converge within T = (\d+) steps to tol "
+)
+
+
+def test_it_says_that_free_phases_did_not_converge(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """The line stands before the last one. A resumed run that has no epoch left prints it again."""
+    out = tmp_path / "run"
+    lines = command(*options, "--free-steps", 1, "--out", out).out.splitlines()
+    assert lines[-2] == (
+        "in the last epoch 100 % of the free phases did not converge within T = 1 steps to tol 0.003: "
+        "try a larger --free-steps or --tol"
+    )
+    assert lines[-1].startswith("p-1h on bands: test error ")
+    assert [line["converged"] for line in metrics(out)] == [0, 0, 0]
+    assert [line["converged"] for line in read(out / "summary.json")["history"]] == [0, 0, 0]
+    assert command("--resume", out).out.splitlines()[-2:] == lines[-2:]
+    quiet = command(*options, "--free-steps", 1, "--quiet", "--out", tmp_path / "quiet")
+    assert quiet == (0, lines[-1] + "\n", "")
+
+
+def test_it_says_nothing_if_all_free_phases_converged(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """It says nothing either if the schedule has no tolerance, because then nothing is counted."""
+    printed = command(*options, "--free-steps", 200, "--out", tmp_path / "converged").out
+    assert not re.search(NOT_CONVERGED, printed)
+    assert [line["converged"] for line in metrics(tmp_path / "converged")] == [1, 1, 1]
+    printed = command(*options, "--tol", 0, "--free-steps", 1, "--out", tmp_path / "no tol").out
+    assert not re.search(NOT_CONVERGED, printed)
+    assert not any("converged" in line for line in metrics(tmp_path / "no tol"))
+
+
+def test_the_share_that_it_prints_is_that_of_the_last_epoch(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """Some of the eight batches converge and some do not, and the share differs between the epochs."""
+    out = tmp_path / "run"
+    printed = command(*options, "--batch-size", 8, "--tol", 1e-3, "--free-steps", 12, "--out", out).out
+    *others, share = (line["converged"] for line in metrics(out))
+    assert 0 < share < 1
+    assert share not in others
+    said, steps = re.search(NOT_CONVERGED, printed).groups()
+    assert float(said) == pytest.approx(100 * (1 - share), rel=5e-3)
+    assert steps == "12"
 
 
 def test_glyphs_are_never_taken_for_mnist(command: Command, monkeypatch: Patch, tmp_path: Path) -> None:
@@ -226,15 +275,18 @@ def test_a_named_preset_has_its_own_number_of_epochs(command: Command, data: Pat
     assert len(metrics(tmp_path / "run")) == EXPERIMENTS["p-1h"].epochs
 
 
-def test_every_setting_can_be_overridden(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "schedule", [{"schedule": "synchronous"}, {"schedule": "alternating", "omega": 0.9}], ids=str
+)
+def test_every_setting_can_be_overridden(
+    schedule: dict[str, object], command: Command, tmp_path: Path
+) -> None:
     data = write_bands(tmp_path / "larger", side=16)
-    settings = {
+    settings = schedule | {
         "rule": "ep",
         "estimate": "centered",
         "batch_size": 30,
         "epochs": 1,
-        "schedule": "synchronous",
-        "omega": 0.9,
         "tol": 0.02,
         "channels": [2, 3],
         "hidden": [5],
@@ -392,10 +444,15 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--epochs", 0], "epochs = 0 must be positive"),
         (["--epochs", -1], "epochs = -1 must be positive"),
         (["--batch-size", 0], "batch_size = 0 must be positive"),
-        (["--beta", 0], "beta is 0"),
-        (["--beta", "nan"], "beta is nan"),
-        (["--tol", -1], "tol = -1.0 must not be negative"),
-        (["--omega", 2], "omega = 2.0 must lie between 0 and 2"),
+        (["--beta", 0], "beta must be a finite number other than 0, got 0.0"),
+        (["--beta", "nan"], "beta must be a finite number other than 0, got nan"),
+        (["--tol", -1], "tol must be a finite number from 0, got -1.0"),
+        (["--omega", 2], "omega must be between 0 and 2, got 2.0"),
+        (
+            ["--schedule", "synchronous", "--omega", 1.2],
+            "--omega is used only by the alternating schedule: leave out --omega or --schedule",
+        ),
+        (["--omega", 1, "--preset", "p-2h", "--schedule", "synchronous"], "leave out --omega or --schedule"),
         (["--hidden", 8, 8, "--learning-rates", 0.1, 0.1], "2 learning rates for 3 connections"),
         (["--learning-rates", 0.1, -0.1], "learning_rates = (0.1, -0.1) must be positive"),
         (["--free-steps", 0], "free_steps = 0 must be positive"),

@@ -1,4 +1,4 @@
-"""The README tells the truth: its snippet, its figures, its files."""
+"""Tests of the README: its snippet, its numbers and the files that it names."""
 
 import contextlib
 import io
@@ -78,7 +78,7 @@ def test_fig1c_is_recorded() -> None:
 
 
 def last(name: str, epochs: int) -> float:
-    """The mean test error over a run's last epochs."""
+    """Return the mean test error over the last epochs of a run."""
     return mean(epoch["test_error"] for epoch in record(name)["history"][-epochs:])
 
 

@@ -1,4 +1,4 @@
-"""Training: samples, SGD, batches in pieces, the epochs' records, and going on as if nothing had been."""
+"""Tests of training: samples, SGD, batches in parts, the records of the epochs, and resuming a run."""
 
 import pickle
 import signal
@@ -13,11 +13,14 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from eqprop_np import training
-from eqprop_np.activations import Array
-from eqprop_np.dynamics import Dynamics, relax
-from eqprop_np.experiments import EXPERIMENTS, Experiment
+from eqprop_np.activations import ACTIVATIONS, Array
+from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.presets import DYNAMICS, EXPERIMENTS, Experiment
 from eqprop_np.network import Theta
-from eqprop_np.rules import CONTINUAL, RULES, ep
+from eqprop_np.relaxation import Alternating, relax
+from eqprop_np.rules import RULES
+from eqprop_np.rules.ep import ep
+from eqprop_np.rules.phases import Phases
 from eqprop_np.training import (
     Diverged,
     Progress,
@@ -68,13 +71,18 @@ def build(experiment: Experiment) -> Dynamics:
     return experiment.build((SIDE, SIDE), CLASSES)
 
 
+def without_tol(experiment: Experiment) -> Phases:
+    """Return the phases of an experiment with a free phase that takes every step."""
+    return replace(experiment.phases, schedule=Alternating(tol=0))
+
+
 def whole(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-    """A `Run` in one piece."""
+    """A `Run` in one part."""
     return [function(samples, *arguments)]
 
 
 def in_thirds(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-    """A `Run` in three uneven pieces."""
+    """A `Run` in three parts of different sizes."""
     cuts = [0, 1, 3, len(samples)]
     return [function(samples[a:b], *arguments) for a, b in pairwise(cuts)]
 
@@ -116,7 +124,7 @@ def test_samples_are_cut_like_arrays() -> None:
 
 
 def shift(image: Array, down: int, right: int) -> Array:
-    """A twin: pixel by pixel, black from outside."""
+    """Return the shifted image, computed pixel by pixel. The new pixels are black."""
     moved = np.zeros_like(image)
     for r, c in np.ndindex(*image.shape):
         if 0 <= r - down < image.shape[0] and 0 <= c - right < image.shape[1]:
@@ -125,7 +133,7 @@ def shift(image: Array, down: int, right: int) -> Array:
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
-def test_shifted_moves_each_image_by_any_of_the_steps(pixels: int, rng: np.random.Generator) -> None:
+def test_shifted_moves_each_image_by_one_of_all_shifts(pixels: int, rng: np.random.Generator) -> None:
     data = samples(300)
     before = data.images.copy()
     found = data.shifted(pixels, rng)
@@ -143,7 +151,7 @@ def test_shifted_moves_each_image_by_any_of_the_steps(pixels: int, rng: np.rando
 # --- one step
 
 
-def test_sgd_writes_a_step_down_the_gradient_at_each_ones_rate() -> None:
+def test_sgd_subtracts_the_gradient_times_the_rate_of_each_parameter() -> None:
     theta = {"a": np.array([1.0, 2.0]), "b": np.array([3.0])}
     arrays = dict(theta)
     sgd(theta, {"a": np.array([10.0, 20.0]), "b": np.array([30.0])}, {"a": 0.1, "b": 0.01})
@@ -152,57 +160,80 @@ def test_sgd_writes_a_step_down_the_gradient_at_each_ones_rate() -> None:
     assert all(theta[name] is arrays[name] for name in theta)
 
 
-@pytest.mark.parametrize("name", [name for name, e in FORMS.items() if e.rule not in CONTINUAL])
-def test_pieces_of_a_batch_equal_the_whole(name: str) -> None:
-    """Every sample relaxes on its own, if the tolerance does not make one wait for another. (Not so where
-    the weights move meanwhile, by the mean over the batch.)"""
+@pytest.mark.parametrize("name", [name for name, e in FORMS.items() if not RULES[e.rule].moves_weights])
+def test_the_parts_of_a_batch_give_its_gradient(name: str) -> None:
+    """Without a tolerance the samples do not depend on each other.
+
+    Rules that move the weights in the second phase are left out: they move them by the mean over the batch.
+    """
     experiment = FORMS[name]
     dynamics = build(experiment)
     theta = dynamics.network.init(np.random.default_rng(0), np.float64)
     batch = samples(7)
-    phases = replace(experiment.phases, tol=0, omega=1.0)
-    one, output, steps = batch_gradient("ep", dynamics, theta, batch, phases, whole)
-    pieces, pieces_output, pieces_steps = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
-    np.testing.assert_allclose(pieces_output, output, rtol=0, atol=1e-6)
-    assert pieces_steps == steps
+    phases = without_tol(experiment)
+    one = batch_gradient("ep", dynamics, theta, batch, phases, whole)
+    parts = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
+    np.testing.assert_allclose(parts.output, one.output, rtol=0, atol=1e-6)
+    assert parts.steps == one.steps
     for name in theta:
-        np.testing.assert_allclose(pieces[name], one[name], rtol=0, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(parts.gradient[name], one.gradient[name], rtol=0, atol=1e-6, err_msg=name)
 
 
 def test_a_batch_reports_the_output_and_steps_of_its_first_phase() -> None:
-    """In pieces: the outputs one after another, and the mean of the steps."""
+    """Of several parts, the outputs are concatenated and the steps are averaged."""
     dynamics = build(TINY)
     theta = dynamics.network.init(np.random.default_rng(0))
     batch = samples(7)
-    phases = replace(TINY.phases, free_steps=100, tol=1e-4)
+    phases = replace(TINY.phases, free_steps=100, schedule=Alternating(tol=1e-4))
     free = [
         ep(dynamics, theta, part.inputs(dynamics), part.targets(dynamics), phases).free
         for part in (batch[:1], batch[1:3], batch[3:])
     ]
-    _, output, steps = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
-    np.testing.assert_array_equal(output, np.concatenate([one.state[-1] for one in free]))
-    assert steps == np.mean([one.steps for one in free])
+    batch_result = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
+    np.testing.assert_array_equal(batch_result.output, np.concatenate([one.state[-1] for one in free]))
+    assert batch_result.steps == np.mean([one.steps for one in free])
+    assert batch_result.converged
+
+
+def test_a_batch_has_converged_if_all_its_parts_have() -> None:
+    """With one step fewer than the slowest part needs, that part and therefore the batch do not converge."""
+    dynamics = build(TINY)
+    theta = dynamics.network.init(np.random.default_rng(0))
+    batch, schedule = samples(7), Alternating(tol=1e-4)
+    steps = [
+        relax(dynamics, theta, part.inputs(dynamics), schedule=schedule).steps
+        for part in (batch[:1], batch[1:3], batch[3:])
+    ]
+    assert min(steps) < max(steps)  # otherwise no part would converge below
+    for fewer, converged in ((0, True), (1, False)):
+        phases = replace(TINY.phases, free_steps=2 * (max(steps) - fewer), schedule=schedule)
+        assert batch_gradient("ep", dynamics, theta, batch, phases, in_thirds).converged is converged
 
 
 def test_two_workers_equal_one() -> None:
-    """The real ones. Float32 sums of 7 terms in another order, at a gradient of about 0.1."""
+    """Test real processes. Float32 sums of 7 terms have another order, at a gradient of about 0.1."""
     dynamics = build(TINY)
     theta = dynamics.network.init(np.random.default_rng(0))
-    phases = replace(TINY.phases, tol=0)
+    phases = without_tol(TINY)
     answers = []
     for workers in (1, 2):
         with parallel(workers) as run:
-            answers.append(batch_gradient("ep", dynamics, theta, samples(7), phases, run))
-            one = samples(1)
-            alone = batch_gradient("ep", dynamics, theta, one, phases, run)  # fewer samples than workers
-            error = evaluate(phases, dynamics, theta, samples(30), run)
-        answers[-1] = (*answers[-1], alone, error)
-    for a, b in ((answers[0], answers[1]), (answers[0][3], answers[1][3])):
+            seven = batch_gradient("ep", dynamics, theta, samples(7), phases, run)
+            one = batch_gradient("ep", dynamics, theta, samples(1), phases, run)  # fewer than two workers
+            answers.append((seven, one, evaluate(phases, dynamics, theta, samples(30), run)))
+    for a, b in zip(*(answer[:2] for answer in answers), strict=True):
         for name in theta:
-            np.testing.assert_allclose(a[0][name], b[0][name], rtol=0, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(a[1], b[1], rtol=0, atol=1e-5)
-        assert a[2] == b[2]
-    assert answers[0][4] == answers[1][4]
+            np.testing.assert_allclose(a.gradient[name], b.gradient[name], rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(a.output, b.output, rtol=0, atol=1e-5)
+        assert (a.steps, a.converged) == (b.steps, b.converged)
+    assert answers[0][2] == answers[1][2]
+
+
+@pytest.mark.parametrize("kind", DYNAMICS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_dynamics_can_be_sent_to_a_worker(activation: str, kind: str) -> None:
+    dynamics = build(replace(TINY, activation=activation, dynamics=kind))
+    assert pickle.loads(pickle.dumps(dynamics)) == dynamics
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +243,7 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def blas_threads(part: Samples) -> set[int]:
-    """How many threads each BLAS that is loaded may use here."""
+    """Return the numbers of threads that the loaded BLAS libraries may use in this process."""
     return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
@@ -237,14 +268,13 @@ def test_workers_leave_ctrl_c_to_their_parent() -> None:
 @pytest.mark.parametrize("size", [1, 4, 5, 11])
 @pytest.mark.parametrize("run", [whole, in_thirds], ids=["whole", "in thirds"])
 def test_evaluate_counts_every_sample_once(size: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last, smaller chunk, too."""
+    """The last chunk may be smaller than the others."""
     monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
     dynamics, data = build(TINY), samples(size)
     theta = dynamics.network.init(np.random.default_rng(1))
-    phases = replace(TINY.phases, tol=0)
-    free = relax(
-        dynamics, theta, data.inputs(dynamics), None, phases.steps(phases.free_steps), omega=phases.omega
-    )
+    phases = without_tol(TINY)
+    steps = phases.schedule.steps(phases.free_steps)
+    free = relax(dynamics, theta, data.inputs(dynamics), None, steps, schedule=phases.schedule)
     wrong = free.state[-1].argmax(axis=1) != data.labels
     lengths = []
 
@@ -260,10 +290,10 @@ def test_evaluate_counts_every_sample_once(size: int, run: Run, monkeypatch: pyt
 def test_the_error_is_that_of_the_labels() -> None:
     dynamics, data = build(TINY), samples(40)
     theta = dynamics.network.init(np.random.default_rng(1))
-    free = relax(dynamics, theta, data.inputs(dynamics), None, 6)
+    phases = without_tol(TINY)
+    free = relax(dynamics, theta, data.inputs(dynamics), None, 6, schedule=phases.schedule)
     told = Samples(data.images, free.state[-1].argmax(axis=1).astype(np.uint8))
     wrong = Samples(data.images, (told.labels + 1) % CLASSES)
-    phases = replace(TINY.phases, tol=0, omega=1.0)
     assert evaluate(phases, dynamics, theta, told, whole) == 0
     assert evaluate(phases, dynamics, theta, wrong, whole) == 100
 
@@ -273,47 +303,54 @@ def test_the_error_is_that_of_the_labels() -> None:
 
 def naive_training(
     experiment: Experiment, data: Samples, seed: int
-) -> tuple[Theta, list[float], list[float]]:
-    """A twin of `train` without its hooks and counters: θ, each epoch's training error and mean steps."""
+) -> tuple[Theta, list[float], list[float], list[float]]:
+    """Train as `train` does, without its hooks and counters.
+
+    Returns θ, and for each epoch its training error, its mean steps and its share of converged batches.
+    """
     rng = np.random.default_rng(seed)
     dynamics = build(experiment)
-    theta = dynamics.network.init(rng, angle=experiment.angle)
-    errors, steps = [], []
+    theta = dynamics.network.init(rng, psi=experiment.angle)
+    errors, steps, shares = [], [], []
+    rule = RULES[experiment.rule].fastest(dynamics.network)
     for epoch in range(experiment.epochs):
         order = rng.permutation(len(data))
-        wrong, taken = 0, []
+        wrong, taken, converged = 0, [], []
         for start in range(0, len(data), experiment.batch_size):
             batch = data[order[start : start + experiment.batch_size]]
             if experiment.augment:
                 batch = batch.shifted(experiment.augment, rng)
             rates = experiment.rates(dynamics.network, epoch)
-            phases = replace(experiment.phases.draw(rng), rates=rates)
-            x, y = batch.inputs(dynamics), batch.targets(dynamics)
-            update = RULES[experiment.rule](dynamics, theta, x, y, phases)
+            phases = replace(experiment.phases.draw(rng), learning_rates=rates)
+            update = rule(dynamics, theta, batch.inputs(dynamics), batch.targets(dynamics), phases)
             for name in theta:
                 theta[name] = theta[name] - rates[name] * update.gradient[name]
             wrong += int((update.free.state[-1].argmax(axis=1) != batch.labels).sum())
             taken.append(update.free.steps)
+            converged.append(update.free.converged)
         errors.append(100 * wrong / len(data))
         steps.append(float(np.mean(taken)))
-    return theta, errors, steps
+        shares.append(float(np.mean(converged)))
+    return theta, errors, steps, shares
 
 
 @forms
-def test_training_equals_its_twin(experiment: Experiment) -> None:
-    """To the bit, over epochs whose last batch is smaller."""
+def test_training_equals_the_naive_loop(experiment: Experiment) -> None:
+    """Bit for bit, over epochs whose last batch is smaller."""
     data, test = samples(18), samples(10, seed=1)
     dynamics = build(experiment)
     progress = Progress.begin(experiment, dynamics, 5)
     assert train(experiment, dynamics, data, test, progress)
-    theta, errors, steps = naive_training(experiment, data, 5)
+    theta, errors, steps, shares = naive_training(experiment, data, 5)
     assert_same(progress.theta, theta)
     assert [record["train_error"] for record in progress.history] == errors
     assert [record["free_steps"] for record in progress.history] == steps
+    assert [record["converged"] for record in progress.history] == shares
     assert [record["epoch"] for record in progress.history] == [1, 2]
     error = evaluate(experiment.phases, dynamics, theta, test, whole)
     assert progress.history[-1]["test_error"] == error
-    assert (progress.epoch, progress.batch, progress.errors, progress.steps) == (2, 0, 0, 0)
+    counters = progress.epoch, progress.batch, progress.errors, progress.steps, progress.converged
+    assert counters == (2, 0, 0, 0, 0)
     assert progress.history[0]["seconds"] <= progress.history[1]["seconds"] <= progress.seconds + 0.005
 
 
@@ -342,7 +379,7 @@ def test_hooks_see_every_batch_and_epoch() -> None:
     assert epochs == [(1, 0, 1), (2, 0, 2)]
 
 
-def test_a_finished_run_stays_as_it_is() -> None:
+def test_a_finished_run_is_not_changed() -> None:
     dynamics = build(TINY)
     progress = Progress.begin(TINY, dynamics, 0)
     train(TINY, dynamics, samples(10), samples(3), progress)
@@ -354,7 +391,7 @@ def test_a_finished_run_stays_as_it_is() -> None:
 @forms
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experiment, stop: int) -> None:
-    """Bit for bit, after any number of the 2 × 5 batches; a pickle stands for the checkpoint."""
+    """Bit for bit, after any number of the 2 × 5 batches. A pickle replaces the checkpoint here."""
     dynamics, data, test = build(experiment), samples(18), samples(6, seed=1)
     through = Progress.begin(experiment, dynamics, 3)
     train(experiment, dynamics, data, test, through)
@@ -375,6 +412,72 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experimen
     assert progress.rng.bit_generator.state == through.rng.bit_generator.state
     for one, two in zip(progress.history, through.history, strict=True):
         assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+# --- the share of converged free phases
+
+
+def trained(experiment: Experiment, size: int = 18) -> Progress:
+    """Return the progress of a finished run."""
+    dynamics = build(experiment)
+    progress = Progress.begin(experiment, dynamics, 0)
+    train(experiment, dynamics, samples(size), samples(3), progress)
+    return progress
+
+
+@pytest.mark.parametrize(
+    "settings, share",
+    [
+        ({"free_steps": 1}, 0.0),
+        ({"free_steps": 500}, 1.0),
+        ({"free_steps": 500, "schedule": "synchronous"}, 1.0),
+        ({"free_steps": 500, "rule": "bptt"}, 1.0),
+        ({"free_steps": 500, "workers": 2}, 1.0),
+    ],
+    ids=str,
+)
+def test_a_record_has_the_share_of_converged_free_phases(settings: dict[str, Any], share: float) -> None:
+    progress = trained(replace(TINY, **settings))
+    assert [record["converged"] for record in progress.history] == [share, share]
+
+
+def test_the_share_is_the_number_of_converged_batches_over_all_batches() -> None:
+    """The threshold lies between the residuals of the batches, so that some converge and some do not."""
+    dynamics, data = build(TINY), samples(18)
+    still = replace(TINY, epochs=1, learning_rates=(1e-30, 1e-30))  # θ does not change
+    theta = Progress.begin(still, dynamics, 0).theta
+    rng = np.random.default_rng(0)
+    dynamics.network.init(rng)
+    order = rng.permutation(18)
+    steps = still.phases.schedule.steps(still.free_steps)
+    residuals = [
+        relax(
+            dynamics, theta, data[order[k : k + 4]].inputs(dynamics), None, steps, schedule=Alternating(tol=0)
+        ).residuals[-1]
+        for k in range(0, 18, 4)
+    ]
+    two = float(np.mean(sorted(residuals)[1:3]))
+    (record,) = trained(replace(still, tol=two)).history
+    assert record["converged"] == 2 / 5
+
+
+@pytest.mark.parametrize("schedule", ["alternating", "synchronous"])
+def test_without_a_tolerance_no_share_is_recorded(schedule: str) -> None:
+    for record in trained(replace(TINY, schedule=schedule, tol=0.0)).history:
+        assert "converged" not in record
+
+
+def test_an_epoch_that_was_not_counted_from_its_start_has_no_share() -> None:
+    """Such a progress comes from the checkpoint of an older version. The next epoch is counted again."""
+    dynamics, data = build(TINY), samples(18)
+    progress = Progress.begin(TINY, dynamics, 0)
+    train(TINY, dynamics, data, data, progress, on_batch=lambda p: p.batch == 2)
+    progress.converged = None
+    train(TINY, dynamics, data, data, progress)
+    assert ["converged" in record for record in progress.history] == [False, True]
+
+
+# --- more epochs, and the beginning
 
 
 def test_more_epochs_go_on_where_fewer_ended() -> None:
@@ -399,7 +502,7 @@ def test_a_seed_determines_the_beginning() -> None:
 
 
 def exploding(value: float) -> Callable[[Progress], bool]:
-    """A hook that spoils a weight after the second batch."""
+    """Return a hook that sets a weight to this value after the second batch."""
 
     def on_batch(progress: Progress) -> bool:
         if progress.batch == 2:
@@ -413,14 +516,14 @@ def test_an_output_that_is_not_finite_stops_training_at_once() -> None:
     dynamics = build(TINY)
     progress = Progress.begin(TINY, dynamics, 0)
     data = samples(18)
-    data.images[:] = 255  # so that the spoilt weight reaches every neuron
+    data.images[:] = 255  # so that this weight affects every neuron of its layer
     with pytest.raises(Diverged, match="the output is not finite in epoch 1, batch 3"):
         train(TINY, dynamics, data, data, progress, on_batch=exploding(np.nan))
     assert (progress.epoch, progress.batch, progress.history) == (0, 2, [])
 
 
 def test_a_parameter_that_is_not_finite_ends_an_epoch_unrecorded() -> None:
-    """Where σ saturates, the output does not show it: an infinite weight from a pixel that stays white."""
+    """An infinite weight from a white pixel saturates σ, so the output stays finite."""
     dynamics = build(TINY)
     progress = Progress.begin(TINY, dynamics, 0)
     data = samples(18)
@@ -434,8 +537,8 @@ def test_a_parameter_that_is_not_finite_ends_an_epoch_unrecorded() -> None:
     assert (progress.epoch, progress.history, epochs) == (0, [], [])
 
 
-def test_stopping_tells_of_divergence_first() -> None:
-    """So that whoever saves what is left does not save ruins."""
+def test_a_stop_reports_divergence_first() -> None:
+    """The caller saves the progress after a stop, and must not save parameters that are not finite."""
     dynamics = build(TINY)
     progress = Progress.begin(TINY, dynamics, 0)
 

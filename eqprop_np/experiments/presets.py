@@ -1,176 +1,267 @@
-"""The named experiments: P-1h, …, as frozen dataclasses that say where each number comes from.
+"""The named experiments P-1h, EB-1h, … with the published settings.
 
-Sizes, rates, T, K, β and ε are those of the authors:
+Sizes, learning rates, T, K, β and ε are those of the authors:
 
 - [1] Ernoult, Grollier, Querlioz, Bengio, Scellier, *Updates of Equilibrium Prop Match Gradients of
   Backprop Through Time in an RNN with Static Input*, NeurIPS 2019 (arXiv:1905.13633).
-- [2] The same, *Equilibrium Propagation with Continual Weight Updates*, 2020 (arXiv:2005.04168).
+- [2] Ernoult, Grollier, Querlioz, Bengio, Scellier, *Equilibrium Propagation with Continual Weight
+  Updates*, 2020 (arXiv:2005.04168).
 
-``omega`` and ``tol`` are ours: they are settings of the fast exact form of the phases
-(`eqprop_np.dynamics.relax`), chosen by the cosine of EP's gradient to the one at the exact steady
-states. ``to_the_letter`` leaves them out.
+ω and the tolerance belong to this package. They are settings of the alternating schedule
+(`eqprop_np.relaxation.Alternating`), chosen by the cosine between EP's gradient and the gradient at the
+converged steady states. `Experiment.to_the_letter` leaves them out.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.network import Network, chain, convolutional
-from eqprop_np.relaxation import Alternating, Schedule, Synchronous
+from eqprop_np.network import Network, Shape, chain, convolutional
+from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule
+from eqprop_np.processes import SharedRule
+from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
-from eqprop_np.rules.phases import Estimate, Phases
+from eqprop_np.rules.phases import Phases
 from eqprop_np.rules.vector_field import untied
+from eqprop_np.training import Run, random_shift
 
-DYNAMICS = ("discrete-time", "real-time")
-SCHEDULES = ("alternating", "synchronous")
+DynamicsName = Literal["discrete-time", "real-time"]
+DYNAMICS: tuple[DynamicsName, ...] = get_args(DynamicsName)
+OptimizerName = Literal["sgd", "adam"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 UNTIED = tuple(rule.name for rule in RULES.values() if rule.networks == "untied")
 """The rules for which the commands untie the weights."""
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A network, its dynamics, a learning rule, and how long to train.
+class Layers:
+    """The layers between the input and the output.
 
     Parameters
     ----------
-    dynamics, activation : "discrete-time" or "real-time"; a name in `eqprop_np.activations.ACTIVATIONS`.
-    channels : of the convolutional layers; none by default.
-    hidden : sizes of the dense hidden layers.
-    learning_rates : one per connection, from the input to the output; a layer's bias has the rate of
-        the connection that enters it, and an untied weight that of the one it runs against.
-    rate_decay : the factor on every rate from one epoch to the next.
-    free_steps, nudged_steps, beta, estimate, schedule, omega, tol : see `eqprop_np.rules.Phases`.
-    epsilon : the Euler step of real-time dynamics; without a meaning in discrete time.
-    augment : shift each training image by up to so many pixels, at random; 0 for none.
-    workers : processes that share each batch, each with one BLAS thread; 1 for none but this one.
-    angle : ψ between forward and backward weights at the start, in degrees, for the rules that untie them.
-    source : where the numbers come from.
+    hidden : sequence of int
+        Sizes of the dense hidden layers.
+    channels : sequence of int
+        Channels of the convolutional layers, which come first.
+    kernel, pool, stride, padding : sequence of int
+        Of the convolutional layers: one value for all, or one for each.
+    """
+
+    hidden: Sequence[int] = ()
+    channels: Sequence[int] = ()
+    kernel: Sequence[int] = (5,)
+    pool: Sequence[int] = (2,)
+    stride: Sequence[int] = (1,)
+    padding: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        for name, least in (("hidden", 1), ("channels", 1), ("kernel", 1), ("pool", 1), ("stride", 1)):
+            object.__setattr__(self, name, _integers(name, getattr(self, name), least))
+        object.__setattr__(self, "padding", _integers("padding", self.padding, 0))
+        for name in ("kernel", "pool", "stride", "padding"):
+            if len(getattr(self, name)) not in (1, len(self.channels)):
+                raise ValueError(
+                    f"{name} must have one value, or one for each of the {len(self.channels)} "
+                    f"convolutional layers, got {len(getattr(self, name))}"
+                )
+
+    @property
+    def connections(self) -> int:
+        """The number of connections, that of the output included."""
+        return len(self.channels) + len(self.hidden) + 1
+
+    def build(self, image: Shape, classes: int) -> Network:
+        """Return the network for images of this height and width."""
+        if not self.channels:
+            return chain((math.prod(image), *self.hidden, classes))
+        return convolutional(
+            (*image, 1),
+            self.channels,
+            (*self.hidden, classes),
+            self.kernel,
+            self.pool,
+            self.stride,
+            self.padding,
+        )
+
+    def __str__(self) -> str:
+        return "-".join([*(f"{c} channels" for c in self.channels), *map(str, self.hidden)]) or "none"
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings of training.
+
+    Parameters
+    ----------
+    learning_rates : sequence of float
+        One per connection, from the input to the output. The bias of a layer has the rate of the
+        connection that enters it, and a backward weight that of its forward weight.
+    epochs, batch_size : int
+    optimizer : {"sgd", "adam"}
+    momentum, weight_decay : float
+        Of the optimizer; momentum of SGD only.
+    rate_schedule : RateSchedule
+        Factor on the learning rates in each epoch.
+    augment : int
+        Shift each training image at random by up to so many pixels; 0 for no shift.
+    workers : int
+        The number of processes that share each batch, each with one BLAS thread.
+    """
+
+    learning_rates: Sequence[float]
+    epochs: int
+    batch_size: int = 20
+    optimizer: OptimizerName = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    rate_schedule: RateSchedule = field(default_factory=Exponential)
+    augment: int = 0
+    workers: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("augment", 0), ("workers", 1)):
+            (value,) = _integers(name, (getattr(self, name),), least)
+            object.__setattr__(self, name, value)
+        rates = tuple(float(rate) for rate in self.learning_rates)
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ValueError(f"learning_rates must be positive and finite, got {rates}")
+        object.__setattr__(self, "learning_rates", rates)
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum belongs to the optimizer sgd, not to {self.optimizer}")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network, its dynamics, a learning rule, and how to train.
+
+    Parameters
+    ----------
+    name, source : str
+        The name of the preset, and where its numbers come from.
+    layers : Layers
+    dynamics : {"discrete-time", "real-time"}
+    activation : str
+        A name in `eqprop_np.activations.ACTIVATIONS`.
+    phases : Phases
+    training : Training
+    rule : str
+        A name in `eqprop_np.rules.RULES`.
+    epsilon : float
+        The Euler step of real-time dynamics.
+    psi : float
+        The initial angle ψ between forward and backward weights in degrees, for rules that untie them.
 
     Raises
     ------
-    ValueError
-        If a number is out of its range, or the rates are not one per connection.
+    TypeError, ValueError
+        If a value is out of its range, or if two settings do not go together.
     """
 
     name: str
-    dynamics: Literal["discrete-time", "real-time"]
+    layers: Layers
+    dynamics: DynamicsName
     activation: str
-    hidden: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    free_steps: int
-    nudged_steps: int
-    beta: float
-    epochs: int
+    phases: Phases
+    training: Training
     source: str
-    channels: tuple[int, ...] = ()
     rule: str = "ep"
-    estimate: Estimate = "one-sided"
-    schedule: Literal["alternating", "synchronous"] = "alternating"
-    omega: float = 1.0
-    tol: float = 1e-3
     epsilon: float = 0.2
-    batch_size: int = 20
-    rate_decay: float = 1.0
-    augment: int = 0
-    workers: int = 1
-    angle: float = 0.0
+    psi: float = 0.0
 
     def __post_init__(self) -> None:
-        connections = len(self.channels) + len(self.hidden) + 1
-        if len(self.learning_rates) != connections:
-            raise ValueError(
-                f"{len(self.learning_rates)} learning rates for {connections} connections: give one for each"
-            )
-        choices = {
-            "dynamics": DYNAMICS,
-            "activation": ACTIVATIONS,
-            "rule": RULES,
-            "schedule": SCHEDULES,
-        }
-        for name, possible in choices.items():
+        rates, connections = len(self.training.learning_rates), self.layers.connections
+        if rates != connections:
+            raise ValueError(f"got {rates} learning rates for {connections} connections: give one for each")
+        for name, possible in (("dynamics", DYNAMICS), ("activation", ACTIVATIONS), ("rule", RULES)):
             if getattr(self, name) not in possible:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not one of {', '.join(possible)}")
-        for name in ("epochs", "batch_size", "workers", "free_steps", "nudged_steps", "hidden", "channels"):
-            if not all(isinstance(value, int) and value > 0 for value in _values(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive, and whole")
-        for name in ("learning_rates", "epsilon", "rate_decay"):
-            if not all(0 < value < math.inf for value in _values(self, name)):
-                raise ValueError(f"{name} = {getattr(self, name)} must be positive, and finite")
-        if not isinstance(self.augment, int) or self.augment < 0:
-            raise ValueError(f"augment = {self.augment} must not be negative, and whole")
-        _ = self.phases
-        self._check_rule()
-
-    def _check_rule(self) -> None:
-        """Raise a ValueError where the rule and the other settings do not go together."""
-        if not 0 <= self.angle <= 180:
-            raise ValueError(f"angle = {self.angle} is not between 0 and 180 degrees")
-        if self.angle and self.rule not in UNTIED:
+                raise ValueError(f"{name} must be one of {', '.join(possible)}, got {getattr(self, name)!r}")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
+        if not 0 <= self.psi <= 180:
+            raise ValueError(f"the angle must be from 0 to 180 degrees, got {self.psi}")
+        if self.psi and self.rule not in UNTIED:
             raise ValueError(
-                f"angle = {self.angle} is between forward and backward weights, which rule {self.rule} "
+                f"the angle {self.psi} is between forward and backward weights, which rule {self.rule} "
                 f"ties: choose rule {' or '.join(UNTIED)}"
             )
         rule = RULES[self.rule]
-        if self.estimate not in rule.estimates:
+        if self.phases.estimate not in rule.estimates:
             raise ValueError(
-                f"rule {self.rule} does not use the estimate {self.estimate}: "
+                f"rule {self.rule} does not use the estimate {self.phases.estimate}: "
                 f"choose {' or '.join(rule.estimates)}"
             )
-        if rule.moves_weights and self.workers > 1:
+        if rule.moves_weights and self.training.workers > 1:
             raise ValueError(
-                f"rule {self.rule} moves the weights by the mean over the batch at each step, so that "
-                f"{self.workers} workers cannot share one: choose 1"
+                f"rule {self.rule} moves the weights by the mean over the batch at each step, so "
+                f"{self.training.workers} workers cannot share a batch: choose 1"
             )
 
-    @property
-    def phases(self) -> Phases:
-        """The settings of the rule's two phases."""
-        alternating = self.schedule == "alternating"
-        schedule: Schedule = Alternating(self.omega, self.tol) if alternating else Synchronous(self.tol)
-        return Phases(self.free_steps, self.nudged_steps, self.beta, self.estimate, schedule)
-
-    def build(self, image: tuple[int, int], classes: int) -> Dynamics:
-        """The dynamics of the network for images of so many pixels and so many classes."""
+    def build(self, image: Shape, classes: int) -> Dynamics:
+        """Return the dynamics of the network for images of this height and width."""
+        network = self.layers.build(image, classes)
+        if self.rule in UNTIED:
+            network = untied(network)
         sigma = ACTIVATIONS[self.activation]
-        graph = self._network(image, classes)
         if self.dynamics == "real-time":
-            return RealTime(graph, sigma, self.epsilon)
-        return DiscreteTime(graph, sigma)
+            return RealTime(network, sigma, self.epsilon)
+        return DiscreteTime(network, sigma)
 
-    def _network(self, image: tuple[int, int], classes: int) -> Network:
-        if self.channels:
-            graph = convolutional((*image, 1), self.channels, (*self.hidden, classes))
-        else:
-            graph = chain((image[0] * image[1], *self.hidden, classes))
-        return untied(graph) if self.rule in UNTIED else graph
-
-    def rates(self, graph: Network, epoch: int) -> dict[str, float]:
-        """Return the learning rate of each parameter in an epoch, counted from 0."""
-        entering = {n: self.learning_rates[n - 1] * self.rate_decay**epoch for n in graph.layers}
+    def rates(self, network: Network) -> dict[str, float]:
+        """Return the learning rate of each parameter in the first epoch."""
+        entering = dict(zip(network.layers, self.training.learning_rates, strict=True))
         rates = {f"b{n}": rate for n, rate in entering.items()}
-        for c in graph.connections:
-            rates[c.name] = rates[graph.backward_name(c)] = entering[c.post]
+        for c in network.connections:
+            rates[c.name] = rates[network.backward_name(c)] = entering[c.post]
         return rates
 
+    def optimizer(self, network: Network) -> Optimizer:
+        """Return the optimizer with the learning rate of each parameter."""
+        t, rates = self.training, self.rates(network)
+        if t.optimizer == "adam":
+            return Adam(rates, weight_decay=t.weight_decay)
+        return SGD(rates, t.momentum, t.weight_decay)
+
+    def run(self, dynamics: Dynamics, shared: SharedRule | None = None) -> Run:
+        """Return the settings for `eqprop_np.training.train`; ``shared`` is the rule in several processes."""
+        t = self.training
+        return Run(
+            dynamics,
+            shared or RULES[self.rule],
+            self.phases,
+            self.optimizer(dynamics.network),
+            t.rate_schedule,
+            t.epochs,
+            t.batch_size,
+            random_shift(t.augment) if t.augment else None,
+        )
+
     def to_the_letter(self) -> "Experiment":
-        """The same as published: T and K synchronous steps."""
-        return replace(self, schedule="synchronous", omega=1.0, tol=0.0)
+        """Return the experiment as published: T and K synchronous steps."""
+        return replace(self, phases=replace(self.phases, schedule=Synchronous()))
 
 
-def spread(rates: tuple[float, ...], connections: int) -> tuple[float, ...]:
-    """As many rates as there are connections: from the first of ``rates`` to the last, geometrically."""
+def spread(rates: Sequence[float], connections: int) -> tuple[float, ...]:
+    """Return one rate per connection, geometrically interpolated from the first of ``rates`` to the last."""
     places = np.linspace(0, len(rates) - 1, connections)
     logarithms = np.interp(places, range(len(rates)), np.log(rates))
     return tuple(float(f"{rate:.2g}") for rate in np.exp(logarithms))
 
 
-def _values(experiment: Experiment, name: str) -> tuple[float, ...]:
-    value = getattr(experiment, name)
-    return value if isinstance(value, tuple) else (value,)
+def _integers(name: str, values: Any, least: int) -> tuple[int, ...]:
+    """Return the values as a tuple of integers, NumPy's included, or raise a ValueError."""
+    values = tuple(values)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+    return tuple(int(value) for value in values)
 
 
 EXPERIMENTS = {
@@ -178,145 +269,106 @@ EXPERIMENTS = {
     for experiment in (
         Experiment(
             name="p-1h",
+            layers=Layers(hidden=(512,)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512,),
-            learning_rates=(0.08, 0.04),
-            free_steps=30,
-            nudged_steps=10,
-            beta=0.1,
-            epochs=30,
-            tol=3e-3,
+            phases=Phases(free_steps=30, nudged_steps=10, beta=0.1, schedule=Alternating(tol=0.003)),
+            training=Training((0.08, 0.04), epochs=30),
             source="[1]; T and K are the lower ends of its 30-40 and 10-15",
         ),
         Experiment(
             name="p-2h",
+            layers=Layers(hidden=(512, 512)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512, 512),
-            learning_rates=(0.2, 0.05, 0.005),
-            free_steps=100,
-            nudged_steps=20,
-            beta=0.5,
-            epochs=50,
-            omega=1.4,
+            phases=Phases(free_steps=100, nudged_steps=20, beta=0.5, schedule=Alternating(omega=1.4)),
+            training=Training((0.2, 0.05, 0.005), epochs=50),
             source="[1]",
         ),
         Experiment(
             name="p-3h",
+            layers=Layers(hidden=(512, 512, 512)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512, 512, 512),
-            learning_rates=(0.2, 0.05, 0.01, 0.002),
-            free_steps=180,
-            nudged_steps=20,
-            beta=0.5,
-            epochs=100,
-            omega=1.6,
-            tol=3e-3,
+            phases=Phases(
+                free_steps=180, nudged_steps=20, beta=0.5, schedule=Alternating(omega=1.6, tol=0.003)
+            ),
+            training=Training((0.2, 0.05, 0.01, 0.002), epochs=100),
             source="[1]",
         ),
         Experiment(
             name="eb-1h",
+            layers=Layers(hidden=(512,)),
             dynamics="real-time",
             activation="sigmoid",
-            hidden=(512,),
-            learning_rates=(0.1, 0.05),
-            free_steps=100,
-            nudged_steps=12,
-            beta=0.5,
-            epsilon=0.2,
-            epochs=30,
-            omega=1.9,
+            phases=Phases(free_steps=100, nudged_steps=12, beta=0.5, schedule=Alternating(omega=1.9)),
+            training=Training((0.1, 0.05), epochs=30),
             source="[1]",
         ),
         Experiment(
             name="eb-2h",
+            layers=Layers(hidden=(512, 512)),
             dynamics="real-time",
             activation="sigmoid",
-            hidden=(512, 512),
-            learning_rates=(0.4, 0.1, 0.01),
-            free_steps=400,
-            nudged_steps=40,
-            beta=0.5,
-            epsilon=0.2,
-            epochs=50,
-            omega=1.9,
-            tol=3e-4,
+            phases=Phases(
+                free_steps=400, nudged_steps=40, beta=0.5, schedule=Alternating(omega=1.9, tol=0.0003)
+            ),
+            training=Training((0.4, 0.1, 0.01), epochs=50),
             source="[1]",
         ),
         Experiment(
             name="cep-1h",
-            rule="cep",
+            layers=Layers(hidden=(512,)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512,),
-            learning_rates=(0.0056, 0.0028),
-            free_steps=40,
-            nudged_steps=15,
-            beta=0.2,
-            epochs=100,
-            omega=1.2,
+            phases=Phases(free_steps=40, nudged_steps=15, beta=0.2, schedule=Alternating(omega=1.2)),
+            training=Training((0.0056, 0.0028), epochs=100),
             source="[2]",
+            rule="cep",
         ),
         Experiment(
             name="cep-2h",
-            rule="cep",
+            layers=Layers(hidden=(512, 512)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512, 512),
-            learning_rates=(0.01, 0.0018, 0.00018),
-            free_steps=100,
-            nudged_steps=20,
-            beta=0.5,
-            epochs=150,
-            omega=1.4,
+            phases=Phases(free_steps=100, nudged_steps=20, beta=0.5, schedule=Alternating(omega=1.4)),
+            training=Training((0.01, 0.0018, 0.00018), epochs=150),
             source="[2]",
+            rule="cep",
         ),
         Experiment(
             name="cvf-1h",
-            rule="cvf",
+            layers=Layers(hidden=(512,)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512,),
-            learning_rates=(0.0076, 0.0038),
-            free_steps=40,
-            nudged_steps=15,
-            beta=0.2,
-            estimate="random-sign",
-            epochs=100,
+            phases=Phases(free_steps=40, nudged_steps=15, beta=0.2, estimate="random-sign"),
+            training=Training((0.0076, 0.0038), epochs=100),
             source="[2]",
+            rule="cvf",
         ),
         Experiment(
             name="cvf-2h",
-            rule="cvf",
+            layers=Layers(hidden=(512, 512)),
             dynamics="discrete-time",
             activation="sigmoid",
-            hidden=(512, 512),
-            learning_rates=(0.009, 0.0016, 0.00016),
-            free_steps=100,
-            nudged_steps=20,
-            beta=0.35,
-            estimate="random-sign",
-            epochs=150,
+            phases=Phases(free_steps=100, nudged_steps=20, beta=0.35, estimate="random-sign"),
+            training=Training((0.009, 0.0016, 0.00016), epochs=150),
             source="[2]",
+            rule="cvf",
         ),
         Experiment(
             name="conv",
+            layers=Layers(channels=(32, 64)),
             dynamics="discrete-time",
             activation="hard_sigmoid",
-            channels=(32, 64),
-            hidden=(),
-            learning_rates=(0.2, 0.05, 0.02),
-            rate_decay=0.87,
-            free_steps=28,
-            nudged_steps=8,
-            beta=0.4,
-            estimate="centered",
-            epochs=12,
-            omega=1.2,
-            tol=3e-2,
-            workers=2,
+            phases=Phases(
+                free_steps=28,
+                nudged_steps=8,
+                beta=0.4,
+                estimate="centered",
+                schedule=Alternating(omega=1.2, tol=0.03),
+            ),
+            training=Training((0.2, 0.05, 0.02), epochs=12, rate_schedule=Exponential(0.87), workers=2),
             source="[1] for the layers and β; the estimate, T, K, rates and their decay are ours",
         ),
     )

@@ -54,6 +54,16 @@ class LearningRule:
         return unchecked
 
 
+def learning_rule(rule: Rule | LearningRule) -> LearningRule:
+    """Return the record of a rule: that of the table, or a new one for a rule of your own."""
+    if isinstance(rule, LearningRule):
+        return rule
+    if not callable(rule):
+        raise TypeError(f"rule must be a function such as eqprop_np.ep, got {rule!r}")
+    known = (record for record in RULES.values() if record.function is rule)
+    return next(known, LearningRule(getattr(rule, "__name__", "own rule"), rule, networks="both"))
+
+
 RULES = {
     rule.name: rule
     for rule in (

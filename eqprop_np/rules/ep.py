@@ -48,6 +48,7 @@ def ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
     (8, 3)
     """
     network, beta = dynamics.network, phases.beta
+    network.require_tied()
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
     plus = nudged_phase(dynamics, theta, static, free, Nudge(beta, y), phases)  # s_*^β
     if phases.estimate == "centered":

@@ -3,7 +3,6 @@
 A rule is a function of (dynamics, θ, x, y, phases) that returns an `Update`.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -12,8 +11,17 @@ from typing import Literal, get_args
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_batch, check_target
-from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
+from eqprop_np.checks import (
+    as_python,
+    check_beta,
+    check_integer,
+    check_kind,
+    check_target,
+    describe,
+    is_integer,
+    is_number,
+)
+from eqprop_np.dynamics import Dynamics, check_arguments
 from eqprop_np.network import InputDrive, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
@@ -60,22 +68,25 @@ class Phases:
     points: int = 4
 
     def __post_init__(self) -> None:
-        for name, least, kind in (
-            ("free_steps", 1, "a positive integer"),
-            ("nudged_steps", 1, "a positive integer"),
-            ("points", 2, "an integer from 2"),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be {kind}, got {value!r}")
-        if isinstance(self.beta, complex) or self.beta == 0 or not math.isfinite(self.beta):
-            raise ValueError(f"beta must be a finite number other than 0, got {self.beta}: EP divides by it")
-        if self.estimate not in ESTIMATES:
-            raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got {self.estimate!r}")
+        check_integer("free_steps", self.free_steps, least=1)
+        check_integer("nudged_steps", self.nudged_steps, least=1)
+        if not is_integer(self.points) or self.points < 2:
+            raise ValueError(f"points must be an integer from 2, got {describe(self.points)}")
+        check_beta(self.beta)
+        if not isinstance(self.estimate, str) or self.estimate not in ESTIMATES:
+            raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got {describe(self.estimate)}")
         require_schedule(self.schedule)
+        check_kind("learning_rates", self.learning_rates, Mapping, "a dict from names to numbers")
+        for name, rate in self.learning_rates.items():
+            if not is_number(rate):
+                raise ValueError(f"learning_rates[{name!r}] must be a finite number, got {describe(rate)}")
+        rates = {name: as_python(rate) for name, rate in self.learning_rates.items()}
+        object.__setattr__(self, "beta", as_python(self.beta))  # the dataclass is frozen
+        object.__setattr__(self, "learning_rates", rates)
 
     def draw(self, rng: np.random.Generator) -> "Phases":
         """Return the phases of one batch: "random-sign" becomes one-sided with ±β."""
+        check_kind("rng", rng, np.random.Generator, "a random generator such as np.random.default_rng(0)")
         if self.estimate != "random-sign":
             return self
         return replace(self, estimate="one-sided", beta=self.beta * int(rng.choice((-1, 1))))
@@ -126,11 +137,8 @@ def check_problem(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: 
     TypeError, ValueError
         If an argument does not fit the network, or if the sign of a random-sign estimate was not drawn.
     """
-    if not isinstance(dynamics, DiscreteTime | RealTime):
-        raise TypeError(f"dynamics must be DiscreteTime(...) or RealTime(...), got {dynamics!r}")
-    if not isinstance(phases, Phases):
-        raise TypeError(f"phases must be Phases(...), got {phases!r}")
-    check_batch(dynamics.network, theta, x)
+    check_arguments(dynamics, theta, x)
+    check_kind("phases", phases, Phases, "Phases(...)")
     if phases.estimate == "random-sign":
         raise ValueError("the sign of a random-sign estimate is not drawn: pass phases.draw(rng)")
     return check_target(dynamics.network, y, x)

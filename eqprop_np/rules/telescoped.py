@@ -36,11 +36,20 @@ def is_dense(network: Network) -> bool:
     return all(type(c) is Dense for c in network.connections)
 
 
+def require_dense(network: Network) -> None:
+    """Raise a ValueError if the telescoped forms do not apply."""
+    if other := [c.name for c in network.connections if type(c) is not Dense]:
+        raise ValueError(
+            f"the telescoped form needs Dense connections only, but {other[0]} is another: use cep or cvf"
+        )
+
+
 @checked
 def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return `cep` of a dense network, computed without writing a weight. It has the parameters of `cep`."""
     network = dynamics.network
     network.require_tied()
+    require_dense(network)
     require_continual(phases, theta)
     static, free = free_phase(dynamics, theta, x, phases)
     nudge, s, activities = Nudge(phases.beta, y), free.state, free.activities
@@ -60,6 +69,7 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     It has the parameters of `cvf`.
     """
     network, beta, rates = dynamics.network, phases.beta, phases.learning_rates
+    require_dense(network)
     require_continual(phases, theta)
     static, free = free_phase(dynamics, theta, x, phases)
     nudge, s, activities = Nudge(beta, y), free.state, free.activities
@@ -101,6 +111,7 @@ class _MovedDrive:
 
     def __post_init__(self) -> None:
         x = self.start[0].reshape(len(self.start[0]), -1)
+        x = x.astype(np.result_type(*self.start), copy=False)  # θ may be more precise than x
         rates = self.phases.learning_rates
         self.scale = 1 / (self.phases.beta * len(x))
         gram = x @ x.T

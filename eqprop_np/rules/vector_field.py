@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from eqprop_np.activations import Array
+from eqprop_np.checks import check_kind
 from eqprop_np.dynamics import Dynamics, snapshot
 from eqprop_np.network import Network, State, Theta
 from eqprop_np.rules.continual import sum_of_deltas
@@ -29,8 +30,8 @@ from eqprop_np.rules.phases import Phases, Update, checked
 def untied(network: Network) -> Network:
     """Return the network with two weights for each connection between free layers.
 
-    "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1" the backward weight, of the same shape.
-    `Network.init` takes the angle ψ between them.
+    VF and C-VF are rules for such networks. "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1"
+    the backward weight, of the same shape. `Network.init` takes the angle ψ between them.
 
     Examples
     --------
@@ -38,6 +39,7 @@ def untied(network: Network) -> Network:
     >>> print(untied(chain([784, 512, 10])).parameter_shapes)
     {'w0-1': (784, 512), 'w1-2': (512, 10), 'b1': (512,), 'b2': (10,), 'w2-1': (512, 10)}
     """
+    _check_network(network)
     return replace(network, tied=False)
 
 
@@ -46,11 +48,16 @@ def weight_angle(network: Network, theta: Theta) -> float | None:
 
     It is None for a network without untied weights.
     """
+    _check_network(network)
     if network.tied or not network.recurrent:
         return None
     forward = np.concatenate([theta[c.name].ravel() for c in network.recurrent])
     backward = np.concatenate([theta[network.backward_name(c)].ravel() for c in network.recurrent])
     return angle_between(forward, backward)
+
+
+def _check_network(network: Network) -> None:
+    check_kind("network", network, Network, "of the class Network, such as chain([784, 512, 10])")
 
 
 def angle_between(a: Array, b: Array) -> float:
@@ -61,6 +68,8 @@ def angle_between(a: Array, b: Array) -> float:
     >>> print(round(angle_between(np.array([1.0, 0.0]), np.array([1.0, 1.0])), 6))
     45.0
     """
+    if a.shape != b.shape:
+        raise ValueError(f"the two vectors must have the same shape, got {a.shape} and {b.shape}")
     a, b = a.astype(np.float64), b.astype(np.float64)
     norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
     if norm_a == 0 or norm_b == 0:

@@ -36,10 +36,18 @@ from typing import NamedTuple
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_batch, check_target
-from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge
+from eqprop_np.checks import (
+    as_python,
+    check_beta,
+    check_integer,
+    check_kind,
+    check_target,
+    describe,
+    is_number,
+)
+from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, check_arguments
 from eqprop_np.network import State, Theta
-from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
+from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, settle
 from eqprop_np.rules.bptt import loss_gradient, unroll
 from eqprop_np.rules.continual import Delta, continual_phase, contrast_delta
 from eqprop_np.rules.vector_field import angle_between
@@ -88,13 +96,22 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     Raises
     ------
     NotConverged
-        If a neuron still changes after ``limit`` steps.
+        If a neuron still changes after ``limit`` steps, or if the state is no longer finite.
     TypeError, ValueError
         If an argument does not fit the network.
     """
+    check_arguments(dynamics, theta, x)
+    check_integer("steps", steps, least=1)
+    check_integer("limit", limit, least=1)
     tolerance = float(8 * np.finfo(x.dtype).eps)
-    settled = relax(dynamics, theta, x, None, limit, schedule=Alternating(tol=tolerance / 2))
-    rest = relax(dynamics, theta, x, settled.state, steps, schedule=Synchronous(), trajectory=True)
+    static = dynamics.network.input_drive(theta, x)
+    settled = settle(dynamics, theta, static, None, limit, Alternating(tol=tolerance / 2))
+    if not all(np.isfinite(value).all() for value in settled.state):
+        raise NotConverged(
+            f"the first phase has not converged: after {settled.steps} steps the state contains NaN or "
+            "infinity: choose weights with which the network converges"
+        )
+    rest = settle(dynamics, theta, static, settled.state, steps, Synchronous(), trajectory=True)
     if not max(rest.residuals) <= tolerance:
         raise NotConverged(
             "the first phase has not converged: a neuron still changes by "
@@ -134,10 +151,37 @@ def updates(
         Yield the mean of the processes with β and −β, whose distance from the limit is O(β²).
     delta : callable
         Δ_θ(t). `eqprop_np.rules.vector_field.field_delta` gives VF and C-VF.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network, or if the weights are untied and ``delta`` needs a Φ. They
+        are raised by the call, before the first t.
     """
-    y = _check(dynamics, theta, x, y)
+    y = _check(dynamics, theta, x, y, rest)
+    check_beta(beta)
+    if not is_number(eta):
+        raise ValueError(f"eta must be a finite number, got {describe(eta)}")
+    if not callable(delta):
+        raise TypeError(f"delta must be a function such as contrast_delta, got {describe(delta)}")
+    if delta is contrast_delta:
+        dynamics.network.require_tied()
+    return _updates(dynamics, theta, x, y, rest, as_python(beta), as_python(eta), centered, delta)
+
+
+def _updates(
+    dynamics: Dynamics,
+    theta: Theta,
+    x: Array,
+    y: Array,
+    rest: Relaxation,
+    beta: float,
+    eta: float,
+    centered: bool,
+    delta: Delta,
+) -> Iterator[Moment]:
     if centered:
-        pair = (updates(dynamics, theta, x, y, rest, b, eta=eta, delta=delta) for b in (beta, -beta))
+        pair = (_updates(dynamics, theta, x, y, rest, b, eta, False, delta) for b in (beta, -beta))
         for a, b in zip(*pair, strict=True):
             mean = {name: (a.theta[name] + b.theta[name]) / 2 for name in theta}
             yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
@@ -153,7 +197,12 @@ def updates(
 
 def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
     """Yield ∇_s(t) and ∇_θ(t) of BPTT, Eq. (6), for t = 0…K−1. The parameters are those of `updates`."""
-    y = _check(dynamics, theta, x, y)
+    y = _check(dynamics, theta, x, y, rest)
+    _check_trajectory(rest)
+    return _gradients(dynamics, theta, x, y, rest)
+
+
+def _gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
     static, start = dynamics.network.input_drive(theta, x), loss_gradient(dynamics, rest.state, y)
     for g in unroll(dynamics, theta, static, rest.trajectory, start):
         yield Moment(g.state, dynamics.network.vjp_theta([g.term]))
@@ -167,7 +216,15 @@ def drive_gradients(
     They are taken with respect to the drives, and they begin with ∂ℓ/∂s. The parameters are those of
     `updates`.
     """
-    y = _check(dynamics, theta, x, y)
+    check_kind("dynamics", dynamics, DiscreteTime, "DiscreteTime(...), in real time use gradients")
+    y = _check(dynamics, theta, x, y, rest)
+    _check_trajectory(rest)
+    return _drive_gradients(dynamics, theta, x, y, rest)
+
+
+def _drive_gradients(
+    dynamics: DiscreteTime, theta: Theta, x: Array, y: Array, rest: Relaxation
+) -> Iterator[Moment]:
     network, v = dynamics.network, loss_gradient(dynamics, rest.state, y)
     yield Moment(v, network.vjp_theta([(rest.snapshot, v)]))
     u = network.vjp_s(theta, v, rest.switches)
@@ -176,9 +233,19 @@ def drive_gradients(
         yield Moment(v, network.vjp_theta([g.term]))
 
 
-def _check(dynamics: Dynamics, theta: Theta, x: Array, y: Array) -> Array:
-    check_batch(dynamics.network, theta, x)
+def _check(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Array:
+    """Check the arguments of a process and return y as a float array."""
+    check_kind("rest", rest, Relaxation, "the Relaxation that first_phase returns")
+    check_arguments(dynamics, theta, x, rest.state)
     return check_target(dynamics.network, y, x)
+
+
+def _check_trajectory(rest: Relaxation) -> None:
+    if len(rest.trajectory) < 2:
+        raise ValueError(
+            f"rest must have the trajectory of at least one step, got {len(rest.trajectory)} states: "
+            "use the Relaxation that first_phase returns"
+        )
 
 
 # ---- their distance
@@ -249,7 +316,7 @@ def _square(a: Array) -> float:
 
 
 def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comparison]:
-    """Return the comparison of each process with the same gradients. All advance in t together.
+    """Return the comparison of each process with the same gradients, Eq. (8). All advance in t together.
 
     Examples
     --------

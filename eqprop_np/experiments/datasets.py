@@ -71,13 +71,16 @@ class Dataset:
     Attributes
     ----------
     name : str
-        "mnist", "glyphs (not MNIST)", or the name of the directory that was given.
+        "mnist" for the genuine files only, "glyphs (not MNIST)", or the name of the directory that was
+        given.
     train_images, test_images : ndarray of uint8, shape (N, H, W)
         The pixels, from 0 (black) to 255 (white). The two sets may differ in N only.
     train_labels, test_labels : ndarray of uint8, shape (N,)
         The class of each image, from 0 to classes − 1.
     classes : int
         1 + the largest label in either set, and at least 2.
+    digests : tuple of str
+        The SHA-256 of the payloads of the four files, in the order of `SHA256`. They identify the data.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Dataset:
     test_images: Bytes
     test_labels: Bytes
     classes: int
+    digests: tuple[str, ...]
 
 
 def load(source: str = "auto", *, progress: bool = False) -> Dataset:
@@ -121,7 +125,7 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
             return _directory(Path(named), mnist=True)
         except DataError as error:
             raise DataError(f"EQPROP_NP_DATA: {error}") from error
-    for root in (Path(__file__).resolve().parents[1], Path()):
+    for root in (Path(__file__).resolve().parents[2], Path()):
         place = root / "data" / "mnist"
         if any(_find(place, file) for file in SHA256):
             return _directory(place, mnist=True)
@@ -186,7 +190,8 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
     name = "glyphs (not MNIST)"
     path = _cache() / f"glyphs-1-{train}-{test}-{seed}.npz"  # increment the 1 if `_draw` changes
     with suppress(Exception), np.load(path) as kept:  # if the file is unusable, draw again
-        return _dataset(name, [*kept.values()], path)
+        arrays = [*kept.values()]
+        return _dataset(name, arrays, _digests(arrays), path)
 
     rng = np.random.default_rng(seed)
     stencils = _stencils()
@@ -198,7 +203,12 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
     file = io.BytesIO()
     np.savez(file, *arrays)
     _keep(path, file.getvalue())
-    return _dataset(name, arrays, path)
+    return _dataset(name, arrays, _digests(arrays), path)
+
+
+def _digests(arrays: list[Bytes]) -> list[str]:
+    """Return the SHA-256 of each array's bytes and shape."""
+    return [hashlib.sha256(repr(a.shape).encode() + a.tobytes()).hexdigest() for a in arrays]
 
 
 def _directory(directory: Path, mnist: bool = False) -> Dataset:
@@ -217,8 +227,12 @@ def _directory(directory: Path, mnist: bool = False) -> Dataset:
             )
         arrays.append(array)
         digests.append(digest)
-    genuine = digests == [*SHA256.values()]
-    return _dataset("mnist" if genuine else directory.resolve().name, arrays, directory)
+    name = directory.resolve().name
+    if digests == [*SHA256.values()]:
+        name = "mnist"
+    elif name.lower() == "mnist":
+        name = f"{name} (not MNIST)"
+    return _dataset(name, arrays, digests, directory)
 
 
 def _find(directory: Path, file: str) -> Path | None:
@@ -227,7 +241,7 @@ def _find(directory: Path, file: str) -> Path | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
-def _dataset(name: str, arrays: list[Bytes], where: object) -> Dataset:
+def _dataset(name: str, arrays: list[Bytes], digests: list[str], where: object) -> Dataset:
     """Return the data set of four arrays, or raise DataError if they do not fit each other."""
     train_images, train_labels, test_images, test_labels = arrays
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
@@ -247,7 +261,7 @@ def _dataset(name: str, arrays: list[Bytes], where: object) -> Dataset:
     if len(missing):
         gap = f"the training labels must include 0 to {classes - 1}, but {missing[0]} is missing"
         raise DataError(f"{where}: {gap}; number the classes from 0 without gaps")
-    return Dataset(name, *arrays, classes)
+    return Dataset(name, train_images, train_labels, test_images, test_labels, classes, tuple(digests))
 
 
 def _read(path: Path) -> tuple[Bytes, str]:
@@ -295,7 +309,7 @@ def _download(progress: bool) -> Dataset:
             continue
         for file, (content, _) in files.items():
             _keep(_cache() / "mnist" / f"{file}.gz", content)
-        return _dataset("mnist", [array for _, array in files.values()], mirror)
+        return _dataset("mnist", [array for _, array in files.values()], [*SHA256.values()], mirror)
     raise _Offline(
         f"MNIST cannot be downloaded ({'; '.join(problems)}); "
         "set EQPROP_NP_DATA to a directory with its four files, or use the data set glyphs"

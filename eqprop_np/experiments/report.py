@@ -1,0 +1,235 @@
+"""Report on a run: print lines, save checkpoints, and write the files of its directory.
+
+The files are ``config.json``, ``metrics.jsonl`` (one line per epoch) and ``checkpoint.npz``. At the end
+of the run, ``summary.json`` and ``curves.png`` are added.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import scipy
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from tqdm.auto import tqdm
+
+from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.files import replacing
+from eqprop_np.relaxation import Alternating
+from eqprop_np.training import Progress
+
+SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
+
+
+class Report:
+    """Report on one run while it trains.
+
+    Parameters
+    ----------
+    directory : Path
+        The directory of the run. It must exist.
+    configuration : Configuration
+    quiet : bool
+        Print only the last line.
+    """
+
+    def __init__(self, directory: Path, configuration: Configuration, quiet: bool) -> None:
+        self.directory = directory
+        self.configuration = configuration
+        self.quiet = quiet
+        self.saved = time.monotonic()
+        self.commits: list[str | None] = []
+
+    def say(self, line: str) -> None:
+        """Print a line, unless the report is quiet. A progress bar stays below it."""
+        if not self.quiet:
+            _print(line)
+
+    def begin(self, progress: Progress) -> None:
+        """Print the configuration, and write ``config.json`` and ``metrics.jsonl``.
+
+        If the run is resumed, its complete epochs are written again, and the commit of the code is added to
+        those that ``config.json`` already names.
+        """
+        config = self.directory / "config.json"
+        if config.exists():
+            self.commits = list(json.loads(config.read_text("utf-8")).get("git_commits", []))
+        if (commit := git_commit()) not in self.commits:
+            self.commits.append(commit)
+        for line in describe(self.configuration):
+            self.say(line)
+        self.say(f"run directory: {self.directory}")
+        write_json(config, self.configuration.to_json() | {"git_commits": self.commits})
+        with replacing(self.directory / "metrics.jsonl") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records(progress))
+
+    def batch(self, progress: Progress) -> None:
+        """Save a checkpoint if the last one is a minute old."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save(progress)
+
+    def save(self, progress: Progress) -> None:
+        """Save a checkpoint."""
+        checkpoint.save(self.directory / "checkpoint.npz", self.configuration, progress)
+        self.saved = time.monotonic()
+
+    def epoch(self, progress: Progress) -> None:
+        """Save the checkpoint, add a line to ``metrics.jsonl``, and print the errors of the epoch."""
+        record = records(progress)[-1]
+        self.save(progress)
+        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self.say(
+            f"epoch {record['epoch']}/{self.configuration.experiment.training.epochs}: "
+            f"train error {record['train_error']:.2f} %, {self.configuration.tested} error "
+            f"{record['test_error']:.2f} %, {record['steps']:.1f} steps, {record['seconds']:.0f} s"
+        )
+
+    def end(self, progress: Progress) -> None:
+        """Write ``summary.json`` and ``curves.png``, and print the last line.
+
+        If a free phase of the last epoch did not converge, print the share of such phases before it.
+        """
+        summary = summarize(self.configuration, progress, self.commits)
+        write_json(self.directory / "summary.json", summary)
+        try:
+            self._plot(progress)
+        except Exception as error:  # a picture must not cost the result
+            print(f"curves.png could not be drawn ({error})", file=sys.stderr)
+        self._say_not_converged(records(progress)[-1])
+        epochs = "1 epoch" if summary["epochs"] == 1 else f"{summary['epochs']} epochs"
+        _print(
+            f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
+            f"{summary['test_error']:.2f} % after {epochs}"
+        )
+
+    def _say_not_converged(self, record: dict[str, float]) -> None:
+        """Print the share of the free phases of an epoch that did not converge, unless it is 0 or unknown."""
+        phases, share = self.configuration.experiment.phases, 1 - record.get("converged", 1)
+        if share > 0:
+            self.say(
+                f"in the last epoch {100 * share:.3g} % of the free phases did not converge within "
+                f"T = {phases.free_steps} steps to tol {phases.schedule.tol}: "
+                "try a larger --free-steps or --tol"
+            )
+
+    def _plot(self, progress: Progress) -> None:
+        history = records(progress)
+        epochs = [record["epoch"] for record in history]
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for key, label, style in (
+            ("train_error", "training", "--"),
+            ("test_error", self.configuration.tested, "-"),
+        ):
+            axes.plot(epochs, [record[key] for record in history], style, marker="o", ms=3, label=label)
+        axes.set(
+            xlabel="epoch",
+            ylabel="error (%)",
+            yscale="log",
+            title=f"{self.configuration.experiment.name} on {self.configuration.dataset}".replace("$", r"\$"),
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False)
+        with replacing(self.directory / "curves.png", "wb") as file:
+            figure.savefig(file, format="png", dpi=150)
+
+
+def _print(line: str) -> None:
+    """Print a line above the progress bar. If nobody reads the output any more, training goes on."""
+    try:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe or a closed file
+        pass
+
+
+def describe(configuration: Configuration) -> list[str]:
+    """Return a few readable lines that say what a run does."""
+    e, t, p = configuration.experiment, configuration.experiment.training, configuration.experiment.phases
+    rates = " ".join(f"{rate:g}" for rate in t.learning_rates)
+    schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
+    omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
+    held_out = f", {configuration.validation} held out" if configuration.validation else ""
+    size = "×".join(map(str, configuration.image))
+    return [
+        f"{e.name}: rule {e.rule}, {e.dynamics}, {e.activation}, hidden layers {e.layers}",
+        f"data: {configuration.dataset}, {configuration.train_size} training images{held_out} of {size} "
+        f"pixels, {configuration.classes} classes, seed {configuration.seed}",
+        f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, "
+        f"{schedule}{omega}, tol {p.schedule.tol:g}",
+        f"training: {t.epochs} epochs, batches of {t.batch_size}, {t.optimizer}, rates {rates}, "
+        f"{t.rate_schedule}, workers {t.workers}",
+    ]
+
+
+def records(progress: Progress) -> list[dict[str, float]]:
+    """Return one dict for each epoch, as the files have them: the validation error is "test_error"."""
+    return [
+        {"test_error" if name == "validation_error" else name: value for name, value in record.items()}
+        for record in progress.records
+    ]
+
+
+def summarize(
+    configuration: Configuration, progress: Progress, commits: list[str | None] | None = None
+) -> dict[str, Any]:
+    """Return the settings, the results and the software versions of a run.
+
+    Errors are in percent, "seconds" is the total time of training and evaluation, and "converged" is the
+    share of the first phases that converged. "git_commits" are those of the start and of each resume.
+    """
+    history = records(progress)
+    return {
+        "preset": configuration.experiment.name,
+        "rule": configuration.experiment.rule,
+        "dataset": configuration.dataset,
+        "train_size": configuration.train_size,
+        "epochs": progress.epoch,
+        "seed": configuration.seed,
+        "test_error": history[-1]["test_error"],
+        "tested_on": "held-out training images" if configuration.validation else "test set",
+        "train_error": history[-1]["train_error"],
+        "seconds": history[-1]["seconds"],
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "matplotlib": matplotlib.__version__,
+        },
+        "git_commit": (commits or [git_commit()])[0],
+        "git_commits": commits or [git_commit()],
+        "configuration": configuration.to_json(),
+        "history": history,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, which is complete or not changed."""
+    with replacing(path) as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def git_commit() -> str | None:
+    """Return the git commit of the code, with "-dirty" appended if files differ from it.
+
+    It is None if the code is not tracked in a git clone, or if git fails.
+    """
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty"]):
+            options = ["--abbrev=40"] if command[0] == "describe" else []
+            done = subprocess.run(
+                [*git, *command, *options], capture_output=True, text=True, check=True, timeout=10
+            )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,260 @@
+"""The telescoped forms of C-EP and C-VF equal the plain ones, and training uses them only for dense networks.
+
+Both forms compute the same sums in another order, in float64 with values of order 1. So 1e-12 is rounding.
+"""
+
+import inspect
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from examples import NETWORKS
+from test_continual import (
+    DENSE,
+    RATE,
+    assert_close,
+    assert_states_close,
+    distance,
+    each_dynamics,
+    each_setting,
+    problem,
+)
+
+from eqprop_np import cep, cvf, ep
+from eqprop_np.activations import Array
+from eqprop_np.connections import Dense
+from eqprop_np.dynamics import DiscreteTime
+from eqprop_np.network import Network, Theta, convolutional
+from eqprop_np.relaxation import Alternating
+from eqprop_np.rules import RULES
+from eqprop_np.rules.phases import Phases, Rule, Update
+from eqprop_np.rules.telescoped import is_dense, telescoped_cep, telescoped_cvf
+from eqprop_np.rules.vector_field import untied
+from eqprop_np.training import Samples, batch_gradient, parallel
+
+
+@dataclass(frozen=True)
+class Doubled(Dense):
+    """A subclass of Dense with another drive, for which the telescoped forms would be wrong."""
+
+    def to_post(self, w: Array, pre: Array, switches: Array | None = None) -> tuple[Array, None]:
+        return 2 * super().to_post(w, pre)[0], None
+
+    def to_pre(self, w: Array, post: Array, switches: Array | None = None) -> Array:
+        return 2 * super().to_pre(w, post)
+
+    def gradient(self, pre: Array, post: Array, switches: Array | None = None) -> Array:
+        return 2 * super().gradient(pre, post)
+
+
+class Own:
+    """A connection of one's own, which is no Dense: all its members are those of one."""
+
+    def __init__(self, dense: Dense) -> None:
+        self.dense = dense
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.__dict__["dense"], name)
+
+
+def two_layers(*connections: object) -> Network:
+    return Network(((4,), (5,), (3,)), connections)
+
+
+FIRST, SECOND = Dense(0, 1, (4,), (5,)), Dense(1, 2, (5,), (3,))
+GRAPHS = DENSE | {
+    "image": convolutional((3, 2, 2), (), (4, 3)),
+    "two connections": two_layers(
+        FIRST, Dense(0, 1, (4,), (5,), "again"), SECOND, Dense(1, 2, (5,), (3,), "twice")
+    ),
+}
+OTHERS = {
+    "conv": NETWORKS["conv"],
+    "two conv": NETWORKS["two conv"],
+    "subclass": two_layers(FIRST, Doubled(1, 2, (5,), (3,))),
+    "subclass at the input": two_layers(Doubled(0, 1, (4,), (5,)), SECOND),
+    "own": two_layers(FIRST, Own(SECOND)),
+}
+UNTIED = {name: graph for name, graph in GRAPHS.items() if name != "two connections"}  # one backward name
+
+each_graph = pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+each_untied = pytest.mark.parametrize("graph", [untied(graph) for graph in UNTIED.values()], ids=UNTIED)
+
+
+def with_own_backward_weights(
+    graph: Network, rate: float, beta: float = 0.3
+) -> tuple[Theta, Array, Array, Phases]:
+    """Return `problem` with backward weights that are independent of the forward ones."""
+    theta, x, y, phases = problem(graph, rate, beta)
+    rng = np.random.default_rng(1)
+    names = [graph.backward_name(c) for c in graph.recurrent]
+    return theta | {name: rng.uniform(-0.5, 0.5, theta[name].shape) for name in names}, x, y, phases
+
+
+def assert_same(found: Update, expected: Update) -> None:
+    assert_close(found.gradient, expected.gradient)
+    assert_states_close(found.free.state, expected.free.state)
+    assert found.free.residuals == expected.free.residuals
+
+
+# --- the same result
+
+
+@each_setting
+@each_graph
+def test_telescoped_cep_is_cep(graph: Network, rate: float, beta: float) -> None:
+    """Also where x leads to two layers, or not to ŷ, and with two connections between the same layers."""
+    for dynamics in each_dynamics(graph):
+        arguments = dynamics, *problem(graph, rate, beta)
+        assert_same(telescoped_cep(*arguments), cep(*arguments))
+
+
+@each_setting
+@each_graph
+def test_telescoped_cvf_is_cvf_for_tied_weights(graph: Network, rate: float, beta: float) -> None:
+    for dynamics in each_dynamics(graph):
+        arguments = dynamics, *problem(graph, rate, beta)
+        assert_same(telescoped_cvf(*arguments), cvf(*arguments))
+
+
+@each_setting
+@each_untied
+def test_telescoped_cvf_is_cvf_for_untied_weights(graph: Network, rate: float, beta: float) -> None:
+    for dynamics in each_dynamics(graph):
+        arguments = dynamics, *with_own_backward_weights(graph, rate, beta)
+        assert_same(telescoped_cvf(*arguments), cvf(*arguments))
+
+
+@pytest.mark.parametrize(("telescoped", "plain"), [(telescoped_cep, cep), (telescoped_cvf, cvf)])
+@pytest.mark.parametrize("steps", [1, 2, 25])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_for_short_and_long_phases_and_one_sample(
+    telescoped: Rule, plain: Rule, steps: int, batch: int
+) -> None:
+    """After an alternating first phase, too, as in training."""
+    for graph in (DENSE["skip"], DENSE["recurrent skip"]):
+        for dynamics in each_dynamics(graph):
+            theta, x, y, phases = problem(graph, 0.1)
+            phases = replace(phases, nudged_steps=steps, schedule=Alternating(1.2, 1e-3))
+            arguments = dynamics, theta, x[:batch], y[:batch], phases
+            assert_same(telescoped(*arguments), plain(*arguments))
+
+
+@each_graph
+def test_the_rates_matter_in_these_examples(graph: Network) -> None:
+    """Each parameter's own rate changes the result, so that the tests above find a wrong one."""
+    theta, x, y, phases = problem(graph, RATE)
+    dynamics = DiscreteTime(graph)
+    found = telescoped_cep(dynamics, theta, x, y, phases).gradient
+    for name in theta:
+        rates = phases.learning_rates | {name: 2 * phases.learning_rates[name]}
+        other = telescoped_cep(dynamics, theta, x, y, replace(phases, learning_rates=rates)).gradient
+        assert distance(other, found) > 1e-4, name
+    assert distance(found, ep(dynamics, theta, x, y, phases).gradient) > 0.01
+
+
+@pytest.mark.parametrize("rule", [telescoped_cep, telescoped_cvf])
+def test_float32_stays_float32_and_arguments_are_only_read(rule: Rule) -> None:
+    for graph in GRAPHS.values():
+        theta, x, y, phases = problem(graph, 0.1)
+        theta = {name: value.astype(np.float32) for name, value in theta.items()}
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        for array in (*theta.values(), x, y):
+            array.flags.writeable = False
+        for dynamics in each_dynamics(graph):
+            update = rule(dynamics, theta, x, y, phases)
+            assert {name: g.shape for name, g in update.gradient.items()} == graph.parameter_shapes
+            assert {g.dtype for g in (*update.gradient.values(), *update.free.state)} == {
+                np.dtype(np.float32)
+            }
+
+
+# --- where they apply
+
+
+def test_they_apply_if_every_connection_is_exactly_dense() -> None:
+    assert all(is_dense(graph) and is_dense(untied(graph)) for graph in UNTIED.values())
+    assert is_dense(GRAPHS["two connections"])
+    assert not any(map(is_dense, OTHERS.values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "plain"), [("cep", telescoped_cep, cep), ("cvf", telescoped_cvf, cvf)]
+)
+def test_fastest_is_the_twin_exactly_where_it_applies(name: str, twin: Rule, plain: Rule) -> None:
+    for graph in (*GRAPHS.values(), *map(untied, UNTIED.values())):
+        assert RULES[name].fastest(graph) is inspect.unwrap(twin)
+    for graph in OTHERS.values():
+        assert RULES[name].fastest(graph) is inspect.unwrap(plain)
+    assert inspect.unwrap(twin) is not twin
+    assert inspect.unwrap(plain) is not plain
+
+
+@pytest.mark.parametrize("rule", ["cep", "cvf"])
+@pytest.mark.parametrize("graph", OTHERS.values(), ids=OTHERS)
+def test_the_fastest_form_is_right_for_other_connections(graph: Network, rule: str) -> None:
+    for dynamics in each_dynamics(graph):
+        arguments = dynamics, *problem(graph, 0.1)
+        assert_same(RULES[rule].fastest(graph)(*arguments), RULES[rule].function(*arguments))
+
+
+@pytest.mark.parametrize("rule", [telescoped_cep, telescoped_cvf])
+@pytest.mark.parametrize("graph", OTHERS.values(), ids=OTHERS)
+def test_they_refuse_other_connections(graph: Network, rule: Rule) -> None:
+    """For a subclass of Dense the result would be wrong without any other sign."""
+    with pytest.raises(ValueError, match=r"needs Dense connections only, but .* is another: use cep or cvf"):
+        rule(DiscreteTime(graph), *problem(graph, 0.1))
+
+
+@pytest.mark.parametrize("rule", [telescoped_cep, telescoped_cvf])
+def test_they_refuse_what_the_plain_rules_refuse(rule: Rule) -> None:
+    graph = GRAPHS["chain"]
+    theta, x, y, phases = problem(graph, 0.1)
+    for changes, words in (
+        ({"estimate": "centered"}, "cannot be centered"),
+        ({"estimate": "random-sign"}, "not drawn"),
+        ({"learning_rates": {"b1": 0.1}}, "lacks b2, w0-1, w1-2"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            rule(DiscreteTime(graph), theta, x, y, replace(phases, **changes))
+    with pytest.raises(ValueError, match="x must have shape"):
+        rule(DiscreteTime(graph), theta, x[:, :2], y, phases)
+
+
+def test_telescoped_cep_refuses_untied_weights() -> None:
+    graph = untied(GRAPHS["chain"])
+    with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule vf or cvf"):
+        telescoped_cep(DiscreteTime(graph), *problem(graph, 0.1))
+
+
+# --- training
+
+
+TRAINED = [DENSE["long chain"], DENSE["skip"], OTHERS["subclass"], NETWORKS["two conv"]]
+
+
+def samples(network: Network) -> Samples:
+    """Return five samples with random pixels."""
+    rng, (classes,) = np.random.default_rng(0), network.shapes[-1]
+    height, width, *_ = network.shapes[0] if len(network.shapes[0]) > 1 else (1, *network.shapes[0])
+    return Samples(rng.integers(0, 256, (5, height, width)).astype(np.uint8), np.arange(5) % classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "graph"),
+    [
+        *(("cep", cep, graph) for graph in TRAINED),
+        *(("cvf", cvf, graph) for graph in (*TRAINED, *map(untied, TRAINED))),
+    ],
+)
+def test_the_gradient_of_training_is_that_of_the_plain_rule(name: str, rule: Rule, graph: Network) -> None:
+    """In float64, because θ is, although the x of training is float32."""
+    for dynamics in each_dynamics(graph):
+        theta, _, _, phases = with_own_backward_weights(graph, 0.1)
+        batch = samples(graph)
+        with parallel(1) as run:
+            found, output, steps, _ = batch_gradient(name, dynamics, theta, batch, phases, run)
+        expected = rule(dynamics, theta, batch.inputs(dynamics), batch.targets(dynamics), phases)
+        assert_close(found, expected.gradient)
+        np.testing.assert_allclose(output, expected.free.state[-1], rtol=0, atol=1e-12)
+        assert steps == expected.free.steps
