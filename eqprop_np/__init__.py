@@ -5,7 +5,8 @@ Propagation* (Ernoult, Grollier, Querlioz, Bengio, Scellier, 2020). Each equatio
 README.md has the map. All public names are available from this module:
 
 - networks: `Network`, `Connection`, `Dense`, `ConvPool`, `chain`, `convolutional`, `toy`, `untied`
-- activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`
+- activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`, `Readout`,
+  `cross_entropy`
 - dynamics: `DiscreteTime`, `RealTime`, `Nudge`, `step`, `linearize`
 - phases: `relax`, `Relaxation`, `Alternating`, `Synchronous`
 - rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
@@ -19,7 +20,7 @@ README.md has the map. All public names are available from this module:
 
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
 from eqprop_np.connections import Connection, ConvPool, Dense
-from eqprop_np.costs import Cost, squared_error
+from eqprop_np.costs import Cost, Readout, cross_entropy, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
 from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
@@ -63,6 +64,7 @@ __all__ = [
     "Nudge",
     "Phases",
     "Progress",
+    "Readout",
     "RealTime",
     "Relaxation",
     "Steps",
@@ -80,6 +82,7 @@ __all__ = [
     "check_gradient",
     "compare",
     "convolutional",
+    "cross_entropy",
     "cvf",
     "drive_gradients",
     "ep",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from eqprop_np.activations import Array, tanh
+from eqprop_np.costs import Cost, Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
 from eqprop_np.network import Network, State, Theta, chain, convolutional, toy
 from eqprop_np.relaxation import Alternating, Relaxation, relax
@@ -28,13 +29,13 @@ NETWORKS |= {f"untied {name}": untied(network) for name, network in NETWORKS.ite
 KINDS = ["discrete time", "real time", "real time, clamped"]
 
 
-def dynamics_of(kind: str, network: Network) -> Dynamics:
+def dynamics_of(kind: str, network: Network, cost: Cost | Readout = squared_error) -> Dynamics:
     """Return dynamics with a smooth σ."""
     if kind == "discrete time":
-        return DiscreteTime(network)
+        return DiscreteTime(network, cost=cost)
     if kind == "real time":
-        return RealTime(network, tanh, epsilon=0.5, clamp=False)
-    return RealTime(network, epsilon=0.5)
+        return RealTime(network, tanh, epsilon=0.5, clamp=False, cost=cost)
+    return RealTime(network, epsilon=0.5, cost=cost)
 
 
 def problem(
@@ -42,9 +43,9 @@ def problem(
 ) -> tuple[Theta, Array, Array]:
     """Return θ, x and y in float64; for untied weights with the angle ψ between both directions."""
     network, rng = dynamics.network, np.random.default_rng(seed)
-    theta = network.init(rng, np.float64, psi=0.0 if network.tied else psi)
+    theta = dynamics.init(rng, np.float64, psi=0.0 if network.tied else psi)
     x = rng.uniform(0, 1, (batch, *network.shapes[0]))
-    (classes,) = network.shapes[-1]
+    (classes,) = dynamics.target_shape
     return theta, x, np.eye(classes)[rng.integers(0, classes, batch)]
 
 
@@ -67,7 +68,7 @@ def central_differences(dynamics: Dynamics, theta: Theta, x: Array, y: Array, st
         free = steady_state(dynamics, moved, x, rest.state)
         for name, switches in rest.switches.items():
             np.testing.assert_array_equal(free.switches[name], switches)
-        return float(dynamics.cost.value(free.state[-1], y).mean())
+        return float(dynamics.cost.at(moved).value(free.state[-1], y).mean())
 
     gradient = {name: np.empty_like(value) for name, value in theta.items()}
     for name, value in theta.items():

@@ -25,7 +25,7 @@ import numpy as np
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, LinearStep, Nudge, RealTime, linear_step, one_step
 from eqprop_np.network import InputDrive, State, Theta
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
 @checked
@@ -67,7 +67,7 @@ def asymep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases)
     )  # s_*^β, s_*^−β
     b = dynamics.nudge_scale * phases.beta
     lam = tuple((p - m) / (-2 * b) for p, m in zip(plus, minus, strict=True))  # λ = −(s_*^β − s_*^−β) / 2b
-    return Update(F.vjp_theta(lam), free)  # λᵀ ∂F/∂θ
+    return Update(F.vjp_theta(lam) | cost_gradient(dynamics, theta, y, free.state), free)  # λᵀ ∂F/∂θ
 
 
 def corrected_phase(

@@ -30,7 +30,7 @@ from eqprop_np.dynamics import Dynamics, Nudge, one_step
 from eqprop_np.network import InputDrive, Theta
 from eqprop_np.relaxation import Relaxation
 from eqprop_np.rules.ep import nudged_phase
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_plain_cost
 
 
 @checked
@@ -63,6 +63,7 @@ def holomorphic_ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     >>> print(update.gradient["w1-2"].dtype, update.gradient["w1-2"].shape)
     float64 (8, 3)
     """
+    require_plain_cost(dynamics)
     require_analytic(dynamics, theta, x)
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
     N, r = phases.points, float(phases.beta)

@@ -22,7 +22,7 @@ from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, LinearStep, linear_step
 from eqprop_np.network import State, Theta
 from eqprop_np.rules.bptt import loss_gradient
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
 @checked
@@ -37,8 +37,8 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
     x : ndarray, shape (B, …)
     y : ndarray, shape (B, classes)
     phases : Phases
-        The schedule's ``tol`` is also the tolerance of λ, relative to its largest entry; with 0 it is 8 units
-        in the last place. λ takes at most 10 T iterations. K, β and the estimate are not used.
+        The schedule's ``tol`` is also the tolerance of λ, relative to its largest entry; with 0 it is 32
+        units in the last place. λ takes at most 10 T iterations. K, β and the estimate are not used.
 
     Returns
     -------
@@ -68,12 +68,13 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
     """
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
     F = linear_step(dynamics, theta, static, free.state)  # ∂F/∂s and ∂F/∂θ at s_*
-    loss_s = loss_gradient(dynamics, free.state, y)  # ℓ_s
+    loss_s = loss_gradient(dynamics, theta, free.state, y)  # ℓ_s
     lam, converged = adjoint(F, loss_s, phases.schedule.tol, 10 * phases.free_steps)  # λ
-    return Update(F.vjp_theta(lam), replace(free, converged=free.converged and converged))  # λᵀ ∂F/∂θ
+    gradient = F.vjp_theta(lam) | cost_gradient(dynamics, theta, y, free.state)  # λᵀ ∂F/∂θ
+    return Update(gradient, replace(free, converged=free.converged and converged))
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a diverging λ gets a warning of its own
+@np.errstate(over="ignore", invalid="ignore")  # a diverging λ gets the warning below
 def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool]:
     """Return λ = (I − Jᵀ)⁻¹ ℓ_s, and whether it has converged, by iterating λ ← Jᵀ λ + ℓ_s.
 
@@ -86,12 +87,12 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
     loss_s : tuple of ndarray, each (B, …)
         ℓ_s.
     tol : float
-        Stop when no entry of λ changes by more than ``tol`` times the largest entry; 0 stands for 8 units in
-        the last place.
+        Stop when no entry of λ changes by more than ``tol`` times the largest entry; 0 stands for 32 units
+        in the last place.
     limit : int
         The largest number of iterations.
     """
-    tol = tol or float(8 * np.finfo(loss_s[-1].dtype).eps)
+    tol = tol or float(32 * np.finfo(loss_s[-1].dtype).eps)
     lam, change, size, iterations = loss_s, np.inf, 0.0, 0
     while change > tol * size and np.isfinite(size) and iterations < limit:
         new = tuple(a + b for a, b in zip(F.vjp(lam), loss_s, strict=True))  # λ ← Jᵀ λ + ℓ_s
@@ -105,6 +106,6 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
             f"largest entry is {size:.1e}: allow more free steps (λ takes up to 10 for each), a larger "
             "tol, or weights with which the synchronous step contracts",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=5,  # the line that called the rule
         )
     return lam, converged

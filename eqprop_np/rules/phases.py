@@ -22,7 +22,7 @@ from eqprop_np.checks import (
     is_number,
 )
 from eqprop_np.dynamics import Dynamics, check_arguments
-from eqprop_np.network import InputDrive, Theta
+from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
 Estimate = Literal["one-sided", "random-sign", "centered"]
@@ -141,7 +141,7 @@ def check_problem(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: 
     check_kind("phases", phases, Phases, "Phases(...)")
     if phases.estimate == "random-sign":
         raise ValueError("the sign of a random-sign estimate is not drawn: pass phases.draw(rng)")
-    return check_target(dynamics.network, y, x)
+    return check_target(dynamics.target_shape, y, x)
 
 
 def free_phase(
@@ -162,3 +162,21 @@ def free_phase(
     static = dynamics.network.input_drive(theta, x)
     steps = phases.schedule.steps(phases.free_steps - without_last)
     return static, settle(dynamics, theta, static, None, steps, phases.schedule)
+
+
+def cost_gradient(dynamics: Dynamics, theta: Theta, y: Array, *states: State) -> Theta:
+    """Return ∂ℓ/∂θ of the cost's own parameters, the mean over the states and the batch.
+
+    It is empty for a cost without parameters.
+    """
+    first, *others = (dynamics.cost.gradient(theta, s[-1], y) for s in states)
+    return {name: sum((g[name] for g in others), value) / len(states) for name, value in first.items()}
+
+
+def require_plain_cost(dynamics: Dynamics) -> None:
+    """Raise a ValueError if the cost has parameters."""
+    if dynamics.cost.parameter_shapes(dynamics.network.shapes[-1]):
+        raise ValueError(
+            f"this rule does not train the parameters of the cost {dynamics.cost.name!r}: use the rule "
+            "ep, bptt, implicit or asymep, or a cost without parameters such as squared_error"
+        )
