@@ -15,7 +15,7 @@ from eqprop_np.rules.vector_field import untied
 EXACT = Alternating(tol=3e-15)
 """A schedule that stops when only rounding is left."""
 
-STEADY = Phases(free_steps=5000, nudged_steps=400, beta=0.1, schedule=EXACT)
+STEADY = Phases(free_steps=5000, nudged_steps=300, beta=0.1, schedule=EXACT)
 """Phases long enough that only β separates an estimate from its limit."""
 
 CHAIN = chain([3, 4, 3, 2])
