@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -241,6 +242,56 @@ def test_a_batch_gets_the_mean_of_its_samples() -> None:
         both = rule(dynamics, theta, x, y, STEADY).gradient
         one, two = (rule(dynamics, theta, x[i : i + 1], y[i : i + 1], STEADY).gradient for i in (0, 1))
         assert distance(both, {k: (one[k] + two[k]) / 2 for k in theta}) < 1e-11
+
+
+# --- training
+
+
+def toy_data(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return points of the square, and which of three bands they are in."""
+    X = rng.random((150, 2))
+    return X, np.digitize(X.sum(axis=1), [0.8, 1.2])
+
+
+@pytest.mark.parametrize("rule", ["ep", "implicit", "bptt", "asymep"])
+def test_fit_trains_it_and_predict_uses_its_scores(rule: str, rng: np.random.Generator) -> None:
+    X, y = toy_data(rng)
+    dynamics = DiscreteTime(chain([2, 12]), cost=READOUT)
+    phases = eq.Phases(20, 8, 0.2, "centered")
+    progress = eq.fit(
+        dynamics, X, y, phases=phases, rule=RULES[rule], optimizer=eq.SGD(0.5), epochs=12, validation=(X, y)
+    )
+    errors = progress.history["validation_error"]
+    assert errors[-1] < min(20, errors[0])
+    assert errors[-1] == pytest.approx(eq.error_rate(dynamics, progress.theta, X, y, phases))
+    state = eq.relax(dynamics, progress.theta, X, schedule=eq.Alternating(tol=1e-4)).state
+    scores = state[-1] @ progress.theta["w-readout"] + progress.theta["b-readout"]
+    np.testing.assert_allclose(eq.outputs(dynamics, progress.theta, X), scores, rtol=0, atol=1e-3)
+    assert (eq.predict(dynamics, progress.theta, X) == scores.argmax(axis=1)).mean() > 0.98
+
+
+def test_a_run_with_it_resumes_bit_for_bit(tmp_path: Path, rng: np.random.Generator) -> None:
+    X, y = toy_data(rng)
+    dynamics = DiscreteTime(chain([2, 6]), cost=READOUT)
+    settings = {"phases": eq.Phases(10, 4, 0.2), "optimizer": eq.SGD(0.5, momentum=0.5)}
+    whole = eq.fit(dynamics, X, y, epochs=2, **settings)
+    eq.fit(dynamics, X, y, epochs=1, **settings).save(tmp_path / "run.npz")
+    loaded = eq.Progress.load(tmp_path / "run.npz")
+    resumed = eq.fit(dynamics, X, y, epochs=2, progress=loaded, **settings)
+    assert resumed.theta.keys() == dynamics.parameter_shapes.keys()
+    assert all((resumed.theta[name] == whole.theta[name]).all() for name in whole.theta)
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if not RULES[name].readout])
+def test_fit_refuses_a_rule_that_does_not_train_it(rule: str, rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="does not train the parameters of the cost"):
+        eq.fit(
+            DiscreteTime(chain([2, 6]), cost=READOUT),
+            *toy_data(rng),
+            phases=STEADY,
+            rule=RULES[rule],
+            epochs=0,
+        )
 
 
 # --- what is refused
