@@ -141,7 +141,7 @@ def test_float32_stays_float32(name: str) -> None:
     dynamics = SYSTEMS[name]
     theta, x, y = problem(dynamics)
     single = {k: v.astype(np.float32) for k, v in theta.items()}, x.astype(np.float32), y.astype(np.float32)
-    phases = replace(LONG, beta=0.3, schedule=Alternating(tol=1e-6))
+    phases = replace(LONG, beta=np.float64(0.3), points=np.int64(4), schedule=Alternating(tol=1e-6))
     update = holomorphic_ep(dynamics, *single, phases)
     assert {value.dtype for value in update.gradient.values()} == {np.dtype(np.float32)}
     assert distance(update.gradient, holomorphic_ep(dynamics, theta, x, y, phases).gradient) < 1e-4

@@ -66,7 +66,7 @@ def holomorphic_ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     require_plain_cost(dynamics)
     require_analytic(dynamics, theta, x)
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
-    N, r = phases.points, float(phases.beta)
+    N, r = phases.points, phases.beta
     gradient: Theta = {name: np.zeros_like(value) for name, value in theta.items()}
     for k in range(N // 2 + 1):
         share = (1 if 2 * k in (0, N) else 2) / N  # the points k and N − k are conjugates
@@ -82,7 +82,7 @@ def full_circle(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Ph
     It does not check its arguments.
     """
     static, free = free_phase(dynamics, theta, x, phases)
-    N, r = phases.points, float(phases.beta)
+    N, r = phases.points, phases.beta
     terms = [circle_term(dynamics, theta, static, free, y, circle_point(r, k, N), phases) for k in range(N)]
     return {name: np.sum([term[name] for term in terms], axis=0) / N for name in theta}
 

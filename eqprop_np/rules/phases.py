@@ -82,6 +82,7 @@ class Phases:
                 raise ValueError(f"learning_rates[{name!r}] must be a finite number, got {describe(rate)}")
         rates = {name: as_python(rate) for name, rate in self.learning_rates.items()}
         object.__setattr__(self, "beta", as_python(self.beta))  # the dataclass is frozen
+        object.__setattr__(self, "points", as_python(self.points))
         object.__setattr__(self, "learning_rates", rates)
 
     def draw(self, rng: np.random.Generator) -> "Phases":
