@@ -12,8 +12,8 @@ N/2 + 1 nudged phases (rounded down) give the sum over all N.
 The limit N → ∞ or r → 0 is that of EP for β → 0: the exact gradient in real time without clamping, and the
 gradient of another loss in discrete time (see `eqprop_np.theorem`). A large r is possible, so noise in the
 states, which is divided by r, has less effect. Beyond the radius of convergence, the distance of the nearest
-singularity of s_*^β, the sum is wrong whatever N is. In discrete time with the squared error the steady output
-is (σ(a) + β y)/(1 + β), and the nudged phase diverges for |β| > 1. In real time the radius can be smaller.
+singularity of s_*^β, the sum is wrong whatever N is. In discrete time with the squared error the steady
+output is (σ(a) + β y)/(1 + β), and the nudged phase diverges for |β| > 1. In real time the radius can be smaller.
 
 Source: A. Laborieux and F. Zenke, *Holomorphic Equilibrium Propagation Computes Exact Gradients Through
 Finite Size Oscillations*, NeurIPS 2022 (arXiv:2209.00530).
