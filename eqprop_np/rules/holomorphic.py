@@ -13,7 +13,8 @@ The limit N → ∞ or r → 0 is that of EP for β → 0: the exact gradient in
 gradient of another loss in discrete time (see `eqprop_np.theorem`). A large r is possible, so noise in the
 states, which is divided by r, has less effect. Beyond the radius of convergence, the distance of the nearest
 singularity of s_*^β, the sum is wrong whatever N is. In discrete time with the squared error the steady
-output is (σ(a) + β y)/(1 + β), and the nudged phase diverges for |β| > 1. In real time the radius can be smaller.
+output is (σ(a) + β y)/(1 + β), and the nudged phase diverges for |β| > 1. In real time the radius can be
+smaller.
 
 Source: A. Laborieux and F. Zenke, *Holomorphic Equilibrium Propagation Computes Exact Gradients Through
 Finite Size Oscillations*, NeurIPS 2022 (arXiv:2209.00530).
