@@ -5,10 +5,12 @@ Propagation* (Ernoult, Grollier, Querlioz, Bengio, Scellier, 2020). Each equatio
 README.md has the map. All public names are available from this module:
 
 - networks: `Network`, `Connection`, `Dense`, `ConvPool`, `chain`, `convolutional`, `toy`, `untied`
-- activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`
+- activations and costs: `Activation`, `sigmoid`, `hard_sigmoid`, `tanh`, `Cost`, `squared_error`, `Readout`,
+  `cross_entropy`
 - dynamics: `DiscreteTime`, `RealTime`, `Nudge`, `step`, `linearize`
 - phases: `relax`, `Relaxation`, `Alternating`, `Synchronous`
-- rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `Phases`, `Update`, `RULES`, `LearningRule`
+- rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
+  `Update`, `RULES`, `LearningRule`
 - training: `fit`, `predict`, `outputs`, `error_rate`, `Progress`, `SGD`, `Adam`, `Exponential`, `Steps`,
   `Cosine`, `random_shift`, `share`
 - inspection: `confusion_matrix`, `plot_relaxation`, `plot_learning_curves`, `plot_confusion_matrix`,
@@ -20,7 +22,7 @@ README.md has the map. All public names are available from this module:
 
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
 from eqprop_np.connections import Connection, ConvPool, Dense
-from eqprop_np.costs import Cost, squared_error
+from eqprop_np.costs import Cost, Readout, cross_entropy, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
 from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
@@ -33,9 +35,12 @@ from eqprop_np.plots import (
 from eqprop_np.processes import share
 from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, relax
 from eqprop_np.rules import RULES, LearningRule
+from eqprop_np.rules.asymmetric import asymep
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.continual import cep
 from eqprop_np.rules.ep import ep
+from eqprop_np.rules.holomorphic import holomorphic_ep
+from eqprop_np.rules.implicit import implicit_gradient
 from eqprop_np.rules.phases import Phases, Update
 from eqprop_np.rules.vector_field import angle_between, cvf, untied, vf, weight_angle
 from eqprop_np.testing import (
@@ -67,12 +72,14 @@ __all__ = [
     "Nudge",
     "Phases",
     "Progress",
+    "Readout",
     "RealTime",
     "Relaxation",
     "Steps",
     "Synchronous",
     "Update",
     "angle_between",
+    "asymep",
     "bptt",
     "cep",
     "chain",
@@ -84,6 +91,7 @@ __all__ = [
     "compare",
     "confusion_matrix",
     "convolutional",
+    "cross_entropy",
     "cvf",
     "drive_gradients",
     "ep",
@@ -92,6 +100,8 @@ __all__ = [
     "fit",
     "gradients",
     "hard_sigmoid",
+    "holomorphic_ep",
+    "implicit_gradient",
     "linearize",
     "order",
     "outputs",

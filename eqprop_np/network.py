@@ -417,7 +417,7 @@ class Network:
             for c in self.recurrent
         }
 
-    def contrast(self, a: Snapshot, b: Snapshot, beta: float) -> Theta:
+    def contrast(self, a: Snapshot, b: Snapshot, beta: complex) -> Theta:
         """Return (∂Φ/∂θ(a) − ∂Φ/∂θ(b)) / β of Eqs. (2), (5) and (7), the mean over the batch.
 
         Each state has its own switches, as in Eq. (4).
