@@ -81,7 +81,7 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
     """Train for ``warm_up`` batches, then time ``batches`` more."""
     size, workers = experiment.training.batch_size, experiment.training.workers
     dynamics = experiment.build(samples.x.shape[1:], int(samples.y.max()) + 1)
-    theta = dynamics.network.init(np.random.default_rng(0))
+    theta = dynamics.init(np.random.default_rng(0))
     steps: list[float] = []
     times: list[float] = []
     units: list[float] = []

@@ -21,7 +21,7 @@ from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import DataError, load
-from eqprop_np.experiments.presets import EXPERIMENTS, OPTIMIZERS, Experiment, spread
+from eqprop_np.experiments.presets import COSTS, EXPERIMENTS, OPTIMIZERS, Experiment, spread
 from eqprop_np.experiments.report import Report, records
 from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps
 from eqprop_np.processes import WorkerDied, share
@@ -94,8 +94,10 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)")  # fmt: skip
     add("--rule", choices=RULES, help="learning rule (default: the preset's)")
     add("--estimate", choices=ESTIMATES, help="how the nudge estimates the gradient (default: the preset's)")
-    add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward weights, "
-        "for the rules vf and cvf (default: 0, equal weights)")  # fmt: skip
+    add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward "
+        "weights; it unties them for bptt, implicit and asymep (default for vf and cvf: 0)")  # fmt: skip
+    add("--cost", choices=COSTS, help="cost; with cross-entropy a readout takes the place of the output "
+        "layer (default: squared-error)")  # fmt: skip
     add("--batch-size", type=int, metavar="B", help="samples per batch (default: the preset's, 20)")
     add("--seed", type=int, metavar="S", help="seed of the only random generator (default: 0)")
 
@@ -136,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{what} of the convolutional layers: one value, or one for each")  # fmt: skip
     add("--free-steps", type=int, metavar="T", help="maximum length of the free phase in synchronous steps")
     add("--nudged-steps", type=int, metavar="K", help="length of the nudged phase in synchronous steps")
-    add("--beta", type=float, help="strength of the nudge")
+    add("--beta", type=float, help="strength of the nudge; for the rule holomorphic the radius")
+    add("--points", type=int, metavar="N", help="points on the circle of the rule holomorphic (default: 4)")
     add("--epsilon", type=float, help="Euler step of real-time dynamics")
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
@@ -158,7 +161,7 @@ def _experiment(given: Given) -> Experiment:
     layers = changed(preset.layers, "hidden", "channels", "kernel", "pool", "stride", "padding")
     if layers.connections != preset.layers.connections:
         options.setdefault("learning_rates", spread(preset.training.learning_rates, layers.connections))
-    phases = changed(preset.phases, "free_steps", "nudged_steps", "beta", "estimate")
+    phases = changed(preset.phases, "free_steps", "nudged_steps", "beta", "estimate", "points")
     training = changed(
         preset.training, "learning_rates", "epochs", "batch_size", "optimizer", "momentum",
         "weight_decay", "augment", "workers",
@@ -172,7 +175,7 @@ def _experiment(given: Given) -> Experiment:
             layers=layers,
             phases=replace(phases, schedule=_schedule(options, phases.schedule)),
             training=training,
-            **{name: options[name] for name in ("rule", "psi") if name in options},
+            **{name: options[name] for name in ("rule", "psi", "cost") if name in options},
         ),
         "activation",
         "epsilon",
@@ -313,8 +316,8 @@ def _run(given: Given) -> int:
         configuration, training, test = _configure(given)
         dynamics = _dynamics(configuration)
         experiment = configuration.experiment
-        optimizer = experiment.optimizer(dynamics.network)
-        progress = Progress.begin(dynamics.network, optimizer, configuration.seed, psi=experiment.psi)
+        optimizer, psi = experiment.optimizer(dynamics), experiment.psi or 0.0
+        progress = Progress.begin(dynamics, optimizer, configuration.seed, psi=psi)
         directory = _new_directory(given.get("out"), experiment)
     report = Report(directory, configuration, quiet)
     report.begin(progress)

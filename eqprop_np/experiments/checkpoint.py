@@ -110,7 +110,7 @@ def _check(configuration: Configuration, progress: Progress) -> None:
     for name, value in progress.theta.items():
         if value.dtype != np.float32:
             raise ValueError(f"{name} must be float32, got {value.dtype}")
-    expected = configuration.experiment.optimizer(dynamics.network).init(progress.theta)
+    expected = configuration.experiment.optimizer(dynamics).init(progress.theta)
     found = progress.optimizer_state
     if {name: value.shape for name, value in found.items()} != {n: v.shape for n, v in expected.items()}:
         raise ValueError(f"the optimizer's state must be {sorted(expected)}, got {sorted(found)}")

@@ -8,6 +8,7 @@ from eqprop_np.experiments.datasets import SHA256, Dataset
 from eqprop_np.experiments.presets import Experiment, Layers, Training
 from eqprop_np.optimizers import Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
+from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases
 from eqprop_np.training import Samples
 
@@ -213,5 +214,6 @@ def _from_schema_1(content: Mapping[str, Any]) -> Experiment:
     training = Training(
         **take("learning_rates", "epochs", "batch_size", "augment", "workers"), rate_schedule=rate_schedule
     )
-    psi = old.pop("angle", 0.0)
+    angle = old.pop("angle", 0.0)
+    psi = angle if RULES[old.get("rule", "ep")].networks == "untied" else None
     return Experiment(layers=layers, phases=phases, training=training, psi=psi, **old)

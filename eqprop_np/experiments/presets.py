@@ -20,22 +20,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from eqprop_np.activations import ACTIVATIONS
+from eqprop_np.costs import Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
 from eqprop_np.network import Network, Shape, chain, convolutional
 from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
+from eqprop_np.rules.holomorphic import require_analytic
 from eqprop_np.rules.phases import Phases
 from eqprop_np.rules.vector_field import untied
 from eqprop_np.training import Run, random_shift
 
 DynamicsName = Literal["discrete-time", "real-time"]
 DYNAMICS: tuple[DynamicsName, ...] = get_args(DynamicsName)
+CostName = Literal["squared-error", "cross-entropy"]
+COSTS: tuple[CostName, ...] = get_args(CostName)
 OptimizerName = Literal["sgd", "adam"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
-UNTIED = tuple(rule.name for rule in RULES.values() if rule.networks == "untied")
-"""The rules for which the commands untie the weights."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,17 @@ class Layers:
         """The number of connections, that of the output included."""
         return len(self.channels) + len(self.hidden) + 1
 
-    def build(self, image: Shape, classes: int) -> Network:
-        """Return the network for images of this height and width."""
+    def build(self, image: Shape, outputs: Shape) -> Network:
+        """Return the network for images of this height and width.
+
+        ``outputs`` is (classes,), or () if a readout takes the place of the output layer.
+        """
         if not self.channels:
-            return chain((math.prod(image), *self.hidden, classes))
+            return chain((math.prod(image), *self.hidden, *outputs))
         return convolutional(
             (*image, 1),
             self.channels,
-            (*self.hidden, classes),
+            (*self.hidden, *outputs),
             self.kernel,
             self.pool,
             self.stride,
@@ -154,10 +159,13 @@ class Experiment:
     training : Training
     rule : str
         A name in `eqprop_np.rules.RULES`.
+    cost : {"squared-error", "cross-entropy"}
+        With the cross-entropy, a readout takes the place of the output layer and has its learning rate.
     epsilon : float
         The Euler step of real-time dynamics.
-    psi : float
-        The initial angle ψ between forward and backward weights in degrees, for rules that untie them.
+    psi : float, optional
+        The initial angle ψ between forward and backward weights in degrees. None ties the weights, if the
+        rule allows tied ones, and is 0 otherwise.
 
     Raises
     ------
@@ -173,26 +181,33 @@ class Experiment:
     training: Training
     source: str
     rule: str = "ep"
+    cost: CostName = "squared-error"
     epsilon: float = 0.2
-    psi: float = 0.0
+    psi: float | None = None
 
     def __post_init__(self) -> None:
         rates, connections = len(self.training.learning_rates), self.layers.connections
         if rates != connections:
             raise ValueError(f"got {rates} learning rates for {connections} connections: give one for each")
-        for name, possible in (("dynamics", DYNAMICS), ("activation", ACTIVATIONS), ("rule", RULES)):
+        words = {"dynamics": DYNAMICS, "activation": ACTIVATIONS, "rule": RULES, "cost": COSTS}
+        for name, possible in words.items():
             if getattr(self, name) not in possible:
                 raise ValueError(f"{name} must be one of {', '.join(possible)}, got {getattr(self, name)!r}")
         if not 0 < self.epsilon < math.inf:
             raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
-        if not 0 <= self.psi <= 180:
+        rule = RULES[self.rule]
+        if self.psi is not None and not 0 <= self.psi <= 180:
             raise ValueError(f"the angle must be from 0 to 180 degrees, got {self.psi}")
-        if self.psi and self.rule not in UNTIED:
+        if self.psi and rule.networks == "tied":
+            untie = [name for name, record in RULES.items() if record.networks != "tied"]
             raise ValueError(
                 f"the angle {self.psi} is between forward and backward weights, which rule {self.rule} "
-                f"ties: choose rule {' or '.join(UNTIED)}"
+                f"ties: choose rule {' or '.join(untie)}"
             )
-        rule = RULES[self.rule]
+        if self.cost != "squared-error" and not rule.readout:
+            raise ValueError(f"rule {self.rule} does not train a readout: choose the cost squared-error")
+        if self.cost != "squared-error" and self.layers.connections == 1:
+            raise ValueError("a readout takes the place of the output, so the network needs a hidden layer")
         if self.phases.estimate not in rule.estimates:
             raise ValueError(
                 f"rule {self.rule} does not use the estimate {self.phases.estimate}: "
@@ -206,27 +221,39 @@ class Experiment:
 
     def build(self, image: Shape, classes: int) -> Dynamics:
         """Return the dynamics of the network for images of this height and width."""
-        network = self.layers.build(image, classes)
-        if self.rule in UNTIED:
+        cost = squared_error if self.cost == "squared-error" else Readout(classes)
+        network = self.layers.build(image, (classes,) if self.cost == "squared-error" else ())
+        if self.untied:
             network = untied(network)
         sigma = ACTIVATIONS[self.activation]
+        built: Dynamics = DiscreteTime(network, sigma, cost)
         if self.dynamics == "real-time":
-            return RealTime(network, sigma, self.epsilon)
-        return DiscreteTime(network, sigma)
+            built = RealTime(network, sigma, self.epsilon, cost=cost)
+        if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
+            x = np.ones((1, *network.shapes[0]), np.float32)
+            require_analytic(built, built.init(np.random.default_rng(0)), x)
+        return built
 
-    def rates(self, network: Network) -> dict[str, float]:
-        """Return the learning rate of each parameter in the first epoch."""
-        entering = dict(zip(network.layers, self.training.learning_rates, strict=True))
+    @property
+    def untied(self) -> bool:
+        """Whether the network has separate weights for the two directions of a connection."""
+        networks = RULES[self.rule].networks
+        return networks == "untied" or (networks == "both" and self.psi is not None)
+
+    def rates(self, dynamics: Dynamics) -> dict[str, float]:
+        """Return the learning rate of each parameter in the first epoch. A readout has the last one."""
+        network = dynamics.network
+        entering = dict(zip(network.layers, self.training.learning_rates, strict=False))
         rates = {f"b{n}": rate for n, rate in entering.items()}
         for c in network.connections:
             rates[c.name] = entering[c.post]
         for c in network.recurrent:
             rates[network.backward_name(c)] = entering[c.post]
-        return rates
+        return dict.fromkeys(dynamics.parameter_shapes, self.training.learning_rates[-1]) | rates
 
-    def optimizer(self, network: Network) -> Optimizer:
+    def optimizer(self, dynamics: Dynamics) -> Optimizer:
         """Return the optimizer with the learning rate of each parameter."""
-        t, rates = self.training, self.rates(network)
+        t, rates = self.training, self.rates(dynamics)
         if t.optimizer == "adam":
             return Adam(rates, weight_decay=t.weight_decay)
         return SGD(rates, t.momentum, t.weight_decay)
@@ -238,7 +265,7 @@ class Experiment:
             dynamics,
             shared or RULES[self.rule],
             self.phases,
-            self.optimizer(dynamics.network),
+            self.optimizer(dynamics),
             t.rate_schedule,
             t.epochs,
             t.batch_size,

@@ -190,7 +190,7 @@ def summarize(
     """
     history, experiment = records(progress), configuration.experiment
     network = experiment.build(configuration.image, configuration.classes).network
-    start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi)
+    start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi or 0.0)
     return {
         "preset": experiment.name,
         "rule": experiment.rule,

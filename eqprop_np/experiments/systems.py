@@ -46,7 +46,7 @@ class System:
         """θ, x and y in float64."""
         rng = np.random.default_rng(seed)
         shapes = self.dynamics.network.shapes
-        theta = self.dynamics.network.init(rng, np.float64)
+        theta = self.dynamics.init(rng, np.float64)
         x = rng.uniform(0, 1, (self.batch, *shapes[0]))
         classes = shapes[-1][0]
         return theta, x, np.eye(classes)[rng.integers(0, classes, self.batch)]
