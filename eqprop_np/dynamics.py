@@ -168,11 +168,11 @@ Dynamics = DiscreteTime | RealTime
 
 def _check_parts(dynamics: Dynamics) -> None:
     for name, kind, example in (
-        ("network", Network, "chain([784, 512, 10])"),
-        ("sigma", Activation, "sigmoid"),
-        ("cost", Cost, "squared_error"),
+        ("network", Network, "a Network such as chain([784, 512, 10])"),
+        ("sigma", Activation, "an Activation such as sigmoid"),
+        ("cost", Cost, "a Cost such as squared_error"),
     ):
-        check_kind(name, getattr(dynamics, name), kind, f"of the class {kind.__name__}, such as {example}")
+        check_kind(name, getattr(dynamics, name), kind, example)
 
 
 def check_arguments(dynamics: Dynamics, theta: Theta, x: Array, s: State | None = None) -> None:

@@ -31,7 +31,8 @@ class Relaxation:
     residuals : tuple of float
         For each step taken, the largest change of a neuron (see the schedules).
     converged : bool
-        Whether the last residual was at most the schedule's tolerance; 0 if it has none.
+        Whether the last residual was at most the schedule's tolerance (0 if it has none), and the state
+        is finite.
     trajectory : tuple of states
         Every state from the first to the last if it was asked for, else empty.
     """
@@ -303,6 +304,11 @@ def settle(
         activities=tuple(motion.activities),
         switches=static.switches | motion.switches,
         residuals=tuple(residuals),
-        converged=bool(residuals) and residuals[-1] <= schedule.tol,
+        converged=bool(residuals) and residuals[-1] <= schedule.tol and _finite(motion.s[1:]),
         trajectory=tuple(states) if trajectory else (),
     )
+
+
+def _finite(state: Sequence[Array]) -> bool:
+    """Return whether the state has no NaN and no infinity, also in a layer that the residual leaves out."""
+    return all(bool(np.isfinite(value).all()) for value in state)

@@ -161,9 +161,8 @@ def check_connection(connection: Connection, rng: np.random.Generator | None = N
     pre, post = (rng.standard_normal((batch, *shape)) for shape in (c.pre_shape, c.post_shape))
     drive, switches = c.to_post(w, pre)
     assert drive.shape == post.shape, f"to_post returned shape {drive.shape}, but post has {post.shape}"
-    assert c.has_switches or switches is None, "to_post returned switches, but has_switches is False"
-    assert switches is not None or not c.has_switches, (
-        "to_post returned no switches, but has_switches is True"
+    assert c.has_switches == (switches is not None), (
+        f"to_post returned {'no ' if switches is None else ''}switches, but has_switches is {c.has_switches}"
     )
     assert c.phi(w, pre, post, switches).shape == (batch,), "phi must return one number for each sample"
 
@@ -175,7 +174,7 @@ def check_connection(connection: Connection, rng: np.random.Generator | None = N
         return c.gradient(pre, post, switches), to_pre, to_post
 
     check_gradient(phi, derivatives, w, pre, post, rng=rng)
-    other = rng.standard_normal(pre.shape)  # where a free choice would differ from the held one
+    other = rng.standard_normal(pre.shape)  # its own switches differ from those held
     check_adjoint(lambda u: c.to_post(w, u, switches)[0], lambda v: c.to_pre(w, v, switches), other, post)
     again = c.to_post(w, pre, switches)[0]
     np.testing.assert_allclose(again, drive, rtol=1e-12, err_msg="to_post with its own switches held")
@@ -201,6 +200,8 @@ def check_activation(sigma: Activation, low: float = -2.0, high: float = 3.0) ->
     >>> check_activation(sigmoid)
     """
     a, rng = np.linspace(low, high, 20) + 0.01, np.random.default_rng(0)
+    shape = sigma.value(a).shape
+    assert shape == a.shape, f"value returned shape {shape} for an array of shape {a.shape}"
     pairs = ((sigma.value, sigma.derivative), (sigma.derivative, sigma.second))
     for function, derivative in pairs:
         check_gradient(lambda a, f=function: float(f(a).sum()), derivative, a, rng=rng)

@@ -303,11 +303,11 @@ def test_a_setting_that_does_not_fit_is_refused(call: Callable[[], Any], words: 
 @pytest.mark.parametrize(
     ("part", "bad", "words"),
     [
-        ("network", "p-1h", ("network must be of the class Network", "chain", "got 'p-1h'")),
-        ("network", [4, 5, 3], ("network must be of the class Network", "chain", "got list")),
-        ("sigma", "tanh", ("sigma must be of the class Activation", "got 'tanh'")),
-        ("sigma", np.tanh, ("sigma must be of the class Activation", "got ufunc")),
-        ("cost", "squared error", ("cost must be of the class Cost", "got 'squared error'")),
+        ("network", "p-1h", ("network must be a Network", "chain", "got 'p-1h'")),
+        ("network", [4, 5, 3], ("network must be a Network", "chain", "got list")),
+        ("sigma", "tanh", ("sigma must be an Activation", "got 'tanh'")),
+        ("sigma", np.tanh, ("sigma must be an Activation", "got ufunc")),
+        ("cost", "squared error", ("cost must be a Cost", "got 'squared error'")),
     ],
 )
 def test_a_part_of_the_dynamics_is_an_object_and_not_its_name(
