@@ -23,6 +23,7 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext import autosummary
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
@@ -50,6 +51,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types
 autodoc_preserve_defaults = True
 autosummary_generate = False
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("Eq.", "Eqs.", "Fig.", "Figs.", "resp.")  # they end no sentence
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
@@ -208,6 +210,11 @@ def mark_formulas(app: Sphinx, what: str, name: str, obj: Any, options: Any, lin
     lines[:] = marked
 
 
+def skip_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, whose only text is "Alias for field number 0"."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
 # ---- names become links
 
 
@@ -269,6 +276,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", describe_value, priority=400)
     app.connect("autodoc-process-docstring", mark_formulas, priority=410)
     app.connect("autodoc-process-docstring", add_places, priority=600)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("env-updated", forget)
     app.connect("missing-reference", resolve_other_names)
     app.connect("doctree-resolved", link_inline_code)

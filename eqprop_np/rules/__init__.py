@@ -87,3 +87,4 @@ RULES = {
         LearningRule("bptt", bptt.bptt, networks="both"),
     )
 }
+"""The table of the rules: each name on the command line and its record."""
