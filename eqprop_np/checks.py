@@ -45,6 +45,8 @@ def check_theta(theta: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]
         _check_array(f"theta[{name!r}]", value)
         if value.shape != shapes[name]:
             raise ValueError(f"theta[{name!r}] must have shape {shapes[name]}, got {value.shape}")
+    if len(dtypes := {str(value.dtype) for value in theta.values()}) > 1:
+        raise TypeError(f"all parameters of theta must have one dtype, got {' and '.join(sorted(dtypes))}")
 
 
 def check_input(network: Network, x: Array) -> None:

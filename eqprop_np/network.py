@@ -524,7 +524,7 @@ def convolutional(
 
 def _one_each(value: int | Sequence[int], layers: int) -> Sequence[int]:
     """Return one value for each layer."""
-    values = (value,) if isinstance(value, int | np.integer) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if len(values) not in (1, layers):
         raise ValueError(f"give one value, or one for each of the {layers} convolutions, got {len(values)}")
     return values * layers if len(values) == 1 else values
