@@ -41,7 +41,7 @@ copyright = "2026, The eqprop_np developers"
 version = release = eqprop_np.__version__
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_nb"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "README.md"]
 root_doc = "index"
 default_role = "py:obj"
 highlight_language = "default"
