@@ -656,7 +656,7 @@ def test_an_own_connection_that_does_not_fit_is_refused() -> None:
 def test_parts_of_another_kind_are_refused(kind: Callable[..., Dynamics]) -> None:
     with pytest.raises(TypeError, match="sigma must be an Activation such as sigmoid, got"):
         kind(CHAIN, sigma=np.tanh)
-    with pytest.raises(TypeError, match="cost must be a Cost such as squared_error, got"):
+    with pytest.raises(TypeError, match="cost must be a Cost such as squared_error or a Readout, got"):
         kind(CHAIN, cost=np.subtract)
     with pytest.raises(TypeError, match="network must be a Network such as"):
         kind([5, 6, 3])

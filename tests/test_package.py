@@ -73,10 +73,9 @@ def test_each_name_that_the_changelog_adds_exists() -> None:
 
 def test_the_oldest_versions_are_the_lower_bounds() -> None:
     """Each bound in pyproject.toml of what the library and its tests need has its pin, and no other."""
-    found = re.search(r"^dependencies = \[(.*)\]$", PYPROJECT, re.MULTILINE)
-    tests = re.search(r"^tests = \[(.*)\]$", PYPROJECT, re.MULTILINE)
-    assert found and tests
-    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', found[1] + tests[1]))
+    groups = re.findall(r"^(?:dependencies|sklearn|tests) = \[(.*)\]$", PYPROJECT, re.MULTILINE)
+    assert len(groups) == 3
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', " ".join(groups)))
     pins = dict(
         re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text(), re.MULTILINE)
     )
