@@ -115,7 +115,7 @@ class Progress:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
         with replacing(Path(path), "wb") as file:
-            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+            np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "Progress":
