@@ -312,7 +312,11 @@ def test_partial_fit_refuses_other_classes() -> None:
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be a positive integer, got 0"),
         ({"hidden_layer_sizes": "20"}, "hidden_layer_sizes must be a positive integer or a sequence of them"),
         ({"hidden_layer_sizes": 2.5}, "hidden_layer_sizes must be a positive integer or a sequence of them"),
-        ({"rule": "backprop"}, "rule must be one of ep, cep, vf, cvf, bptt, implicit, holomorphic, asymep or a function, got 'backprop'"),
+        (
+            {"rule": "backprop"},
+            "rule must be one of ep, cep, vf, cvf, bptt, implicit, holomorphic, asymep or a function, "
+            "got 'backprop'",
+        ),
         ({"rule": 3}, "rule must be a function"),
         ({"rule": "cep"}, "use optimizer=\"sgd\", got 'adam'"),
         ({"beta": 0}, "beta must be a finite number other than 0"),

@@ -12,10 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import yaml
 
 import eqprop_np
+from eqprop_np.files import write_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -208,3 +210,10 @@ def test_an_installed_package_finds_its_data() -> None:
     for path in (RECORDED, WEIGHTS):
         assert path.exists()
         assert Path(eqprop_np.__file__).resolve().parent in path.parents
+
+
+def test_arrays_of_objects_are_not_written(tmp_path: Path) -> None:
+    """Reading them back would run code. NumPy refuses to write them only since 2.1."""
+    with pytest.raises(ValueError, match="w must be an array of numbers"):
+        write_arrays(tmp_path / "file.npz", w=np.array([{}]))
+    assert not list(tmp_path.iterdir())
