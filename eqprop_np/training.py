@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_theta
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.files import replacing
+from eqprop_np.files import write_arrays
 from eqprop_np.network import Network, Theta
 from eqprop_np.optimizers import SGD, Exponential, Optimizer, RateSchedule
 from eqprop_np.processes import SharedRule, output
@@ -114,8 +114,7 @@ class Progress:
     def save(self, path: str | Path) -> None:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
-        with replacing(Path(path), "wb") as file:
-            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        write_arrays(Path(path), meta=np.array(json.dumps(meta)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "Progress":

@@ -16,7 +16,7 @@ from eqprop_np.rules.phases import Phases
 from eqprop_np.training import Samples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-WEIGHTS = DATA / "pretrained" / "conv.npz"
+WEIGHTS = DATA.parent / "eqprop_np" / "data" / "conv.npz"
 RECORD = json.loads((DATA / "results" / "conv-augment.json").read_text())
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_theta
 from eqprop_np.experiments.configuration import SCHEMA, Configuration
-from eqprop_np.files import replacing
+from eqprop_np.files import write_arrays
 from eqprop_np.training import Progress
 
 
@@ -25,8 +25,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
     """Write a checkpoint. A file that exists at ``path`` is replaced only by the complete new file."""
     arrays, meta = progress.to_arrays()
     content = {"schema": SCHEMA, "configuration": configuration.to_json(), "progress": meta}
-    with replacing(path, "wb") as file:
-        np.savez(file, allow_pickle=False, meta=np.array(json.dumps(content)), **arrays)
+    write_arrays(path, meta=np.array(json.dumps(content)), **arrays)
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:

@@ -20,9 +20,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from eqprop_np.activations import ACTIVATIONS
+from eqprop_np.connections import Shape
 from eqprop_np.costs import Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.network import Network, Shape, chain, convolutional
+from eqprop_np.network import Network, chain, convolutional
 from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating, Synchronous

@@ -95,3 +95,4 @@ RULES = {
         LearningRule("asymep", asymmetric.asymep, networks="both"),
     )
 }
+"""The table of the rules: each name on the command line and its record."""
