@@ -26,7 +26,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
     arrays, meta = progress.to_arrays()
     content = {"schema": SCHEMA, "configuration": configuration.to_json(), "progress": meta}
     with replacing(path, "wb") as file:
-        np.savez(file, allow_pickle=False, meta=np.array(json.dumps(content)), **arrays)
+        np.savez(file, **{"meta": np.array(json.dumps(content)), **arrays})  # type: ignore[arg-type]
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:
