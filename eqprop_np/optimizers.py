@@ -1,8 +1,8 @@
 """Optimizers: how a step of training changes θ with the gradient dL/dθ.
 
 An optimizer is a value without state. Its state, one array per parameter for momentum and two for Adam, is
-a dict that `fit` keeps in its `Progress`, so that a resumed run continues exactly. A step returns new
-arrays and changes none that it is given, so that an interrupt in the middle of a step loses nothing.
+a dict that `fit` keeps in its `Progress`, so that a resumed run continues exactly. A step returns θ and the
+state as new arrays and leaves the old ones as they are, so that an interrupt in the middle loses nothing.
 
 A rate schedule maps the epoch, counted from 0, to a factor on every learning rate.
 """
@@ -32,8 +32,9 @@ class Optimizer(Protocol):
     def step(
         self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
     ) -> tuple[Theta, OptimizerState]:
-        """Return θ and the state after one step. The arguments are not changed.
+        """Return θ and the state after one step. ``theta`` and ``state`` are not changed.
 
+        The arrays of ``gradient`` may be overwritten or become those of θ: do not use them afterwards.
         ``factor`` multiplies the learning rates.
         """
         ...
@@ -88,7 +89,7 @@ class SGD:
     def step(
         self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
     ) -> tuple[Theta, OptimizerState]:
-        """Return θ and the state after one step. The arguments are not changed."""
+        """Return θ and the state after one step. The arrays of ``gradient`` are overwritten."""
         rates, new_theta, new_state = self.rates(theta, factor), {}, {}
         for name, w in theta.items():
             v = gradient[name]
@@ -96,7 +97,7 @@ class SGD:
                 v = v + self.weight_decay * w
             if self.momentum:
                 v = new_state[f"v/{name}"] = self.momentum * state[f"v/{name}"] + v
-            new_theta[name] = _descended(w, rates[name], v)
+            new_theta[name] = _descended(w, rates[name], v.copy() if self.momentum else v)
         return new_theta, new_state
 
 
@@ -140,7 +141,7 @@ class Adam:
     def step(
         self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
     ) -> tuple[Theta, OptimizerState]:
-        """Return θ and the state after one step. The arguments are not changed."""
+        """Return θ and the state after one step. No argument is changed."""
         t, rates, new_theta = int(state["t"]) + 1, rates_of(self.learning_rates, theta), {}
         new_state: OptimizerState = {"t": np.array(t, np.int64)}
         for name, w in theta.items():
@@ -177,9 +178,9 @@ def is_weight(name: str) -> bool:
 
 
 def _descended(w: Array, rate: float, direction: Array) -> Array:
-    """Return w − rate · direction, in the dtype of w."""
-    change = np.multiply(direction, rate, out=np.empty_like(w), casting="same_kind")
-    return np.subtract(w, change, out=change)
+    """Return w − rate · direction, written into the array of the direction, which saves memory traffic."""
+    direction *= rate
+    return np.subtract(w, direction, out=direction)
 
 
 def _check_rates(learning_rates: float | Mapping[str, float]) -> None:

@@ -576,19 +576,27 @@ def _epoch(
     network, phases = run.dynamics.network, run.phases_of(progress.epoch, progress.theta)
     rule = run.rule if isinstance(run.rule, SharedRule) else run.rule.fastest(network)
     dtype = next(iter(progress.theta.values())).dtype
-    factor, size = run.factor(progress.epoch), run.batch_size
-    epoch_start, shuffled, order = _order(progress, len(training))
+    factor, size, own = run.factor(progress.epoch), run.batch_size, not run.record.in_table
+    epoch_start, spare, order = _order(progress, len(training))
+    rng = _copy(spare)
     while progress.batch * size < len(training):
         start = time.perf_counter()
-        rng = _copy(progress.rng) if progress.batch else shuffled
+        rng, spare = spare, rng  # draw from the one that the progress does not hold
+        if progress.batch:
+            rng.bit_generator.state = progress.rng.bit_generator.state
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if run.transform is not None:
             batch = _transformed(batch, run.transform, rng)
         x, y = batch.inputs(network, dtype), batch.targets(network, dtype)
         update = rule(run.dynamics, progress.theta, x, y, phases.draw(rng))
-        _require_update(update, progress)
-        outputs, free = update.free.state[-1], update.free
-        theta, state = run.optimizer.step(progress.theta, update.gradient, progress.optimizer_state, factor)
+        if own:
+            update = _checked(update, run.record.name, progress.theta)
+        gradient, outputs = update.gradient, update.free.state[-1]
+        if not np.isfinite(outputs).all():
+            raise Diverged(
+                f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
+            )
+        theta, state = run.optimizer.step(progress.theta, gradient, progress.optimizer_state, factor)
         known = progress.converged is not None
         progress.commit(
             theta=theta,
@@ -597,8 +605,8 @@ def _epoch(
             epoch_start=epoch_start,
             batch=progress.batch + 1,
             errors=progress.errors + batch.count_wrong(outputs),
-            steps=progress.steps + free.steps,
-            converged=(progress.converged or 0) + bool(free.converged) if known else None,
+            steps=progress.steps + update.free.steps,
+            converged=(progress.converged or 0) + bool(update.free.converged) if known else None,
             seconds=progress.seconds + time.perf_counter() - start,
         )
         if _is_true(on_batch(progress)):
@@ -634,16 +642,19 @@ def _transformed(
     return Samples(np.asarray(x), batch.y)
 
 
-def _require_update(update: Update, progress: Progress) -> None:
-    """Raise an error if a rule's result is not an update of θ, or if the output is not finite."""
+def _checked(update: Update, rule: str, theta: Theta) -> Update:
+    """Return the update of a rule of one's own with a copy of the gradient, whose arrays the rule may keep.
+
+    The gradient gets the dtype of θ.
+    """
     check_kind("the result of the rule", update, Update, "an Update")
-    shapes, wanted = (
-        {name: value.shape for name, value in values.items()} for values in (update.gradient, progress.theta)
+    wanted, found = (
+        {name: np.shape(value) for name, value in values.items()} for values in (theta, update.gradient)
     )
-    if shapes != wanted:
-        raise ValueError(f"the gradient of the rule must have the shapes {wanted}, got {shapes}")
-    if not np.isfinite(update.free.state[-1]).all():
-        raise Diverged(f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}")
+    if wanted != found:
+        raise ValueError(f"the gradient of rule {rule} must have the shapes {wanted}, got {found}")
+    gradient = {name: np.array(g, theta[name].dtype) for name, g in update.gradient.items()}
+    return Update(gradient, update.free)
 
 
 def _require_finite(progress: Progress) -> None:
