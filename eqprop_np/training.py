@@ -126,6 +126,7 @@ class Progress:
     def save(self, path: str | Path) -> None:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
+        meta["arrays"] = sorted(arrays)  # damage to the archive's directory can hide some
         with replacing(Path(path), "wb") as file:
             np.savez(file, **{"meta": np.array(json.dumps(meta)), **arrays})  # type: ignore[arg-type]
 
@@ -142,7 +143,10 @@ class Progress:
             try:
                 with np.load(file, allow_pickle=False) as content:
                     arrays = {name: content[name] for name in content.files}
-                return cls.from_arrays(arrays, json.loads(str(arrays.pop("meta"))))
+                meta = json.loads(str(arrays.pop("meta")))
+                if meta["arrays"] != sorted(arrays):
+                    raise ValueError("some arrays are missing")
+                return cls.from_arrays(arrays, meta)
             except Exception as error:  # a damaged file raises errors of many kinds
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ValueError(f"{path} is damaged or not a training state ({reason})") from None
@@ -709,12 +713,17 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
             if hidden:
                 return
             done = progress.epoch * batches + progress.batch
-            if shown.n == 0:
-                shown.initial = shown.n = done - 1  # a resumed run is timed from where it resumes
+            first = shown.n == 0
+            if first:
+                shown.initial = shown.n = shown.last_print_n = (
+                    done - 1
+                )  # a resumed run is timed from where it resumes
             error = 100 * progress.errors / min(progress.batch * run.batch_size, size)
             shown.set_description(f"epoch {progress.epoch + 1}/{run.epochs}", refresh=False)
             shown.set_postfix_str(f"error {error:.2f} %", refresh=False)
             shown.update(done - shown.n)
+            if first:
+                shown.refresh()
 
         yield advance
 
