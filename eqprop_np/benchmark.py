@@ -165,7 +165,8 @@ def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[f
         batch = samples[chosen]
         x, y = batch.inputs(network, np.float32), batch.targets(run.dynamics, np.float32)
         update = rule(run.dynamics, theta, x, y, phases.draw(rng))
-        run.optimizer.step(theta, update.gradient, state, 1.0)
+        new, state = run.optimizer.step(theta, update.gradient, state)
+        theta.update(new)
         steps.append(float(update.free.steps))
     return steps
 
