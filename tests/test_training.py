@@ -190,9 +190,9 @@ ONE_HOT = np.eye(3)[np.arange(9) % 3]
 )
 def test_labels_and_one_hot_are_equal(y: Any) -> None:
     X, labels = band(9)
-    samples = check_samples(CHAIN, X, y)
-    np.testing.assert_array_equal(samples.targets(CHAIN, np.float32), ONE_HOT)
-    assert samples.targets(CHAIN, np.float32).dtype == np.float32
+    samples = check_samples(eq.DiscreteTime(CHAIN), X, y)
+    np.testing.assert_array_equal(samples.targets(eq.DiscreteTime(CHAIN), np.float32), ONE_HOT)
+    assert samples.targets(eq.DiscreteTime(CHAIN), np.float32).dtype == np.float32
     assert samples.count_wrong(ONE_HOT) == 0
     assert samples.count_wrong(ONE_HOT[:, ::-1]) == 6
     one, two = (eq.fit(PLAIN, X, labels, phases=PHASES, epochs=1, validation=(X, a)) for a in (labels, y))
@@ -890,7 +890,7 @@ def test_a_record_has_the_share_of_converged_first_phases(phases: Phases, rule: 
 def test_the_share_is_the_number_of_converged_batches_over_all_batches() -> None:
     """The threshold lies between the residuals of the batches, so that some converge and some do not."""
     X, y = band(18)
-    samples = check_samples(CHAIN, X, y)
+    samples = check_samples(eq.DiscreteTime(CHAIN), X, y)
     rng = np.random.default_rng(5)
     theta = CHAIN.init(rng)
     order = rng.permutation(18)
