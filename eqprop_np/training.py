@@ -114,8 +114,9 @@ class Progress:
     def save(self, path: str | Path) -> None:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
+        content: dict[str, Any] = {"meta": np.array(json.dumps(meta))} | arrays
         with replacing(Path(path), "wb") as file:
-            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+            np.savez(file, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> "Progress":
