@@ -1,4 +1,4 @@
-"""What several tests need: random generators, networks of each kind and what belongs to them, tiny images."""
+"""What several tests need: random generators, networks of each kind, their states, and tiny images."""
 
 from pathlib import Path
 
@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 
 from eqprop_np.activations import Array
 from eqprop_np.connections import Connection
-from eqprop_np.convolution import convolve
 from eqprop_np.network import Network, State, Theta, chain, convolutional, toy
 
 rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-"""Random generators; a failing example shows its seed."""
+"""Random generators. A failing example shows the seed."""
 
 NETWORKS: dict[str, Network] = {
     "one layer": chain([3, 2]),
@@ -28,11 +27,11 @@ networks = st.sampled_from(list(NETWORKS.values()))
 
 
 CLEAR = 1e-4
-"""A lead of a window's maximum that no finite difference of `eqprop_np.testing` overturns."""
+"""No finite difference of `eqprop_np.testing` moves a maximum that leads its window by more than this."""
 
 
 def lead(a: Array, window: int) -> float:
-    """By how much the maximum of any window of ``a`` leads the next in it."""
+    """Return the smallest lead of a window's maximum over the second largest value of the window."""
     if window == 1:
         return np.inf
     batch, height, width, channels = a.shape
@@ -42,28 +41,39 @@ def lead(a: Array, window: int) -> float:
 
 
 def clear(c: Connection, w: Array, pre: Array) -> bool:
-    """Whether a connection's switches stand in clear places."""
-    return not c.pools or lead(convolve(w, pre, c.stride, c.padding), c.pool) > CLEAR
+    """Return whether small random changes of w and of s^pre, some 20 steps of a check, move no switch."""
+    if not c.has_switches:
+        return True
+    _, switches = c.to_post(w, pre)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        v, u = CLEAR * rng.standard_normal(w.shape), CLEAR * rng.standard_normal(pre.shape)
+        for sign in (1, -1):  # if two values are nearly equal, one of the signs exchanges them
+            for other in (c.to_post(w + sign * v, pre), c.to_post(w, pre + sign * u)):
+                if not np.array_equal(other[1], switches):
+                    return False
+    return True
 
 
 def all_clear(network: Network, theta: Theta, x: Array, s: State) -> bool:
+    """Return whether `clear` holds for each connection."""
     return all(clear(c, theta[c.name], (x, *s)[c.pre]) for c in network.connections)
 
 
 def draw(network: Network, batch: int, rng: np.random.Generator) -> tuple[Theta, Array, State]:
-    """Normal θ, x and s in float64."""
+    """Return θ, x and s of normal numbers in float64."""
     theta = {name: rng.standard_normal(shape) for name, shape in network.parameter_shapes.items()}
     x, *s = (rng.standard_normal((batch, *shape)) for shape in network.shapes)
     return theta, x, tuple(s)
 
 
 def idx(array: Array) -> bytes:
-    """The IDX file of an array of bytes."""
+    """Return the IDX file of an array of bytes."""
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def write_bands(directory: Path, side: int = 8, train: int = 60, test: int = 25) -> Path:
-    """Write a data set of three classes: noise with a bright band, whose place tells the class."""
+    """Write a data set of three classes: noise with a bright band, whose position is the class."""
     directory.mkdir()
     rng = np.random.default_rng(0)
     for name, size in (("train", train), ("t10k", test)):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eqprop_np.datasets import load
 from examples import write_bands
 
 from eqprop_np import benchmark, training
 from eqprop_np.benchmark import Cost, Timed, main, measure
+from eqprop_np.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Theta
 from eqprop_np.training import Samples

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eqprop_np.datasets import glyphs
 
 from eqprop_np import checkpoint, mnist
+from eqprop_np.datasets import glyphs
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.ep import ep

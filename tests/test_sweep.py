@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eqprop_np.checkpoint import Configuration
 from threadpoolctl import threadpool_info
 
 from eqprop_np import mnist, sweep
+from eqprop_np.checkpoint import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
 from eqprop_np.training import Progress, Samples
