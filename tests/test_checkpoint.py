@@ -137,7 +137,8 @@ def test_every_other_setting_survives_json() -> None:
         hidden=[np.int64(4)], channels=np.array([2, 3]), kernel=(3, 2), pool=[2], stride=(1, 2), padding=1,
         learning_rates=np.float32([0.5, 0.1, 0.2, 0.4]), optimizer="adam", weight_decay=np.float64(0.1),
         free_steps=np.int64(3), beta=np.float32(-0.25), activation="tanh",
-        schedule=Alternating(np.float32(1.25), np.float64(0.1)), dynamics="real-time", epsilon=np.float32(0.5), workers=np.int32(3), augment=2,
+        schedule=Alternating(np.float32(1.25), np.float64(0.1)),
+        dynamics="real-time", epsilon=np.float32(0.5), workers=np.int32(3), augment=2,
         rate_schedule=Steps(np.int64(3), np.float32(0.5)),
     )  # fmt: skip
     configuration = replace(CONFIGURATION, experiment=experiment, seed=np.int64(3), train_size=np.int32(9))
@@ -308,7 +309,8 @@ def test_mnist_of_schema_1_is_the_genuine_one(tmp_path: Path) -> None:
 def test_every_setting_of_schema_1_is_read(schedule: Any) -> None:
     experiment = EXPERIMENTS["conv"].override(
         hidden=(7,), learning_rates=(0.1, 0.2, 0.3, 0.4), schedule=schedule, dynamics="real-time",
-        epsilon=0.1, augment=2, workers=3, rate_schedule=Exponential(0.7), estimate="random-sign", batch_size=7,
+        epsilon=0.1,
+        augment=2, workers=3, rate_schedule=Exponential(0.7), estimate="random-sign", batch_size=7,
     )  # fmt: skip
     for one in (experiment, UNTIED, *EXPERIMENTS.values()):
         content = json.loads(json.dumps(CONFIGURATION.to_json() | {"experiment": flat(one)}))
