@@ -473,11 +473,16 @@ def _epoch(
     order, size = _order(progress, len(training)), run.batch_size
     while progress.batch * size < len(training):
         start = time.perf_counter()
+        before = progress.rng.bit_generator.state if progress.batch else progress.epoch_start
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
-        if run.transform is not None:
-            batch = Samples(run.transform(batch.x, progress.rng), batch.y)
-        x, y = batch.inputs(network, dtype), batch.targets(network, dtype)
-        update = rule(run.dynamics, progress.theta, x, y, phases.draw(progress.rng))
+        try:
+            if run.transform is not None:
+                batch = Samples(run.transform(batch.x, progress.rng), batch.y)
+            x, y = batch.inputs(network, dtype), batch.targets(network, dtype)
+            update = rule(run.dynamics, progress.theta, x, y, phases.draw(progress.rng))
+        except BaseException:  # a killed worker, Ctrl-C or a fault of a transform
+            progress.rng.bit_generator.state = before  # a resumed run repeats the batch exactly
+            raise
         outputs = update.free.state[-1]
         if not np.isfinite(outputs).all():
             raise Diverged(

@@ -5,6 +5,7 @@ terminal start a process of their own.
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -380,7 +382,7 @@ def test_every_setting_can_be_overridden(
 @pytest.mark.parametrize(
     "more, layers",
     [
-        ({"kernel": 3}, [(7, 7, 2), (2, 2, 3)]),
+        ({"kernel": 1}, [(8, 8, 2), (4, 4, 3)]),
         ({"kernel": "3 2"}, [(7, 7, 2), (3, 3, 3)]),
         ({"pool": "3 1", "kernel": 2}, [(5, 5, 2), (4, 4, 3)]),
         ({"stride": 2, "kernel": 2}, [(4, 4, 2), (1, 1, 3)]),
@@ -884,7 +886,138 @@ def test_fewer_images_than_before_are_not_gone_on_with(
     assert_refused(refused, "was trained on bands, but the data found (bands) have other contents")
 
 
-# --- divergence and a full disk
+def change_pixel(data: Path, file: str = "train-images-idx3-ubyte") -> None:
+    """Change the last byte of a file: a pixel, or a label that stays in its range."""
+    content = bytearray((data / file).read_bytes())
+    content[-1] ^= 1
+    (data / file).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"]
+)
+def test_changed_data_of_the_same_name_are_refused(
+    file: str, command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    change_pixel(data, file)
+    before = contents(out)
+    words = (
+        "it was trained on bands, but the data found (bands) have other contents: give the data of the run"
+    )
+    for arguments in (
+        ["--resume", out, "--epochs", 4],
+        ["--evaluate", out],
+        ["--evaluate", out, "--data", data],
+    ):
+        assert_refused(command(*arguments), words)
+    assert contents(out) == before
+
+
+def test_the_same_data_in_a_renamed_directory_are_accepted(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """The run keeps the name of its data, and a run without a change is the same run."""
+    command(*options, "--epochs", 5, "--out", tmp_path / "through")
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    moved = data.rename(tmp_path / "moved")
+    assert_refused(command("--resume", out, "--epochs", 5), "bands is not a directory")
+    assert command("--resume", out, "--epochs", 5, "--data", moved).code == 0
+    assert_same_run(out, tmp_path / "through")
+    assert command("--evaluate", out, "--data", moved).out.startswith("p-1h on bands: test error ")
+
+
+def test_a_directory_named_mnist_is_not_mnist(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """Only the contents decide, also when the run is evaluated or resumed."""
+    named, out = data.rename(tmp_path / "mnist"), tmp_path / "run"
+    printed = command(*options, "--data", named, "--out", out).out.splitlines()
+    assert printed[1].startswith("data: mnist (not MNIST), 60 training images")
+    assert printed[-1].startswith("p-1h on mnist (not MNIST): test error ")
+    assert read(out / "summary.json")["dataset"] == "mnist (not MNIST)"
+    assert command("--evaluate", out).out.startswith("p-1h on mnist (not MNIST): test error ")
+    configuration, _ = checkpoint.load(out / "checkpoint.npz")
+    assert configuration.mismatch(datasets.load(str(named))) is None
+    genuine = replace(datasets.load(str(named)), name="mnist", digests=tuple(datasets.SHA256.values()))
+    assert "have other contents" in configuration.mismatch(genuine)
+
+
+def test_a_run_without_digests_is_known_by_name_and_gets_them(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """A checkpoint of schema 1 has no digests. They are stored when the run is resumed."""
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    path = out / "checkpoint.npz"
+    configuration, progress = checkpoint.load(path)
+    checkpoint.save(path, replace(configuration, digests=()), progress)
+    other = write_bands(tmp_path / "other")
+    words = (
+        "was trained on bands (8×8 pixels, 3 classes), but the data found are other (8×8 pixels, 3 classes)"
+    )
+    assert_refused(command("--evaluate", out, "--data", other), words)
+    assert command("--evaluate", out).code == 0
+    assert command("--resume", out, "--epochs", 4).code == 0
+    assert checkpoint.load(path)[0].digests == configuration.digests
+    change_pixel(data)
+    assert_refused(command("--resume", out, "--epochs", 5), "have other contents")
+
+
+def test_the_checkpoint_itself_can_be_resumed(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        command(*options, "--epochs", 1, "--out", tmp_path / name)
+    assert command("--resume", tmp_path / "one", "--epochs", 2).code == 0
+    assert command("--resume", tmp_path / "two" / "checkpoint.npz", "--epochs", 2).code == 0
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert len(contents(tmp_path / "two")) == 5
+
+
+def test_the_commits_of_all_parts_are_recorded(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A damaged or old config.json does not tell them: None stands for the unknown ones."""
+    out = tmp_path / "run"
+    for epochs, commit in ((1, "a"), (2, "b"), (3, "b")):
+        monkeypatch.setattr(report, "git_commit", lambda commit=commit: commit)
+        arguments = (
+            ["--resume", out, "--epochs", epochs] if epochs > 1 else [*options, "--epochs", 1, "--out", out]
+        )
+        assert command(*arguments).code == 0
+    summary = read(out / "summary.json")
+    assert (summary["git_commit"], summary["git_commits"]) == ("a", ["a", "b"])
+    for damaged in ("{", "[]", "{}", '{"git_commits": 3}'):
+        (out / "config.json").write_text(damaged)
+        assert command("--resume", out).code == 0
+        assert read(out / "summary.json")["git_commits"] == [None, "b"]
+
+
+def test_a_checkpoint_is_saved_once_a_minute(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A batch takes 25 s here, so a checkpoint is saved after each third batch and after each epoch."""
+    now, saved, save, step = [0.0], [], checkpoint.save, SGD.step
+
+    def slow(*arguments: Any) -> None:
+        now[0] += 25
+        step(*arguments)
+
+    def spy(path: Path, configuration: Configuration, progress: Any) -> None:
+        saved.append((progress.epoch, progress.batch))
+        save(path, configuration, progress)
+
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(SGD, "step", slow)
+    monkeypatch.setattr(checkpoint, "save", spy)
+    command(*options, "--batch-size", 10, "--epochs", 2, "--out", tmp_path / "run")
+    assert saved == [(0, 3), (0, 6), (1, 0), (1, 3), (1, 6), (2, 0)]
+
+
+# --- divergence, a full disk, and a killed worker
 
 
 @pytest.mark.filterwarnings("error")
@@ -901,6 +1034,25 @@ def test_divergence_keeps_the_last_good_checkpoint(
     _, progress = checkpoint.load(out / "checkpoint.npz")
     assert (progress.epoch, progress.batch) == (1, 0)
     assert not (out / "summary.json").exists()
+
+
+def test_parameters_that_diverge_within_an_epoch_are_not_saved(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A checkpoint is due after each batch here. The outputs of a network can be finite where θ is not."""
+    out, step = tmp_path / "run", SGD.step
+
+    def overflow(self: SGD, theta: Any, *arguments: Any) -> None:
+        step(self, theta, *arguments)
+        if seen.append(1) or len(seen) > 4:
+            theta["b2"][0] = np.inf
+
+    seen: list[int] = []
+    monkeypatch.setattr(SGD, "step", overflow)
+    monkeypatch.setattr(report, "SAVE_EVERY", -1.0)
+    assert command(*options, "--out", out).code == 3
+    _, progress = checkpoint.load(out / "checkpoint.npz")
+    assert (progress.epoch, progress.batch) == (1, 1)
 
 
 @pytest.mark.filterwarnings("error")
@@ -923,6 +1075,37 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(np, "savez", full)
     code, _, err = command(*options, "--out", tmp_path / "run")
     assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the test kills a process as POSIX does")
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_killed_worker_ends_the_run_which_can_be_resumed(
+    batches: int, command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    settings = [*options, "--workers", 2, "--estimate", "random-sign", "--augment", 1]
+    command(*settings, "--out", through)
+    seen, step = [], SGD.step
+
+    def kill(*arguments: Any) -> None:
+        step(*arguments)
+        if seen.append(1) or len(seen) == batches:
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SGD, "step", kill)
+        code, _, err = command(*settings, "--out", parts)
+    assert code == 3
+    assert err.startswith("error: a worker process was killed")
+    assert err.endswith(f"to continue: python -m eqprop_np.mnist --resume {parts}\n")
+    assert err.count("\n") == 1
+    assert not multiprocessing.active_children()
+    _, progress = checkpoint.load(parts / "checkpoint.npz")
+    assert 3 * progress.epoch + progress.batch == batches
+    assert command("--resume", parts).code == 0
+    assert_same_run(through, parts)
 
 
 # --- in a process of its own
@@ -950,19 +1133,31 @@ def test_exit_codes_and_streams_of_the_process(options: list[object], tmp_path: 
     assert "Traceback" not in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals and process groups are POSIX's")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
-    workers: int, options: list[object], tmp_path: Path, command: Command
+def wait_for_an_epoch(process: subprocess.Popen[str], out: Path) -> None:
+    while not (out / "metrics.jsonl").exists() or not metrics(out):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and process groups are POSIX's")
+
+
+@posix
+@pytest.mark.parametrize(
+    "name, workers", [("SIGINT", 1), ("SIGINT", 2), ("SIGTERM", 1), ("SIGTERM", 2), ("SIGHUP", 2)]
+)
+def test_a_signal_finishes_the_batch_saves_and_says_how_to_resume(
+    name: str, workers: int, options: list[object], tmp_path: Path, command: Command
 ) -> None:
-    """SIGINT goes to the whole process group, workers included, as from a terminal."""
+    """The signal goes to the whole process group, workers included.
+
+    A terminal sends SIGINT and SIGHUP in this way, and a batch system SIGTERM.
+    """
     parts, through = tmp_path / "parts", tmp_path / "through"
     settings = [*options, "--workers", workers, "--epochs", 100_000]
     process = start(*settings, "--out", parts, start_new_session=True)
-    while not (parts / "metrics.jsonl").exists() or not metrics(parts):
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    wait_for_an_epoch(process, parts)
+    os.killpg(process.pid, getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == f"interrupted; to continue: python -m eqprop_np.mnist --resume {parts}\n"
@@ -971,6 +1166,44 @@ def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
     assert command("--resume", parts, "--epochs", total).code == 0
     assert command(*settings, "--epochs", total, "--out", through).code == 0
     assert_same_run(parts, through)
+
+
+@posix
+def test_under_nohup_a_closed_terminal_does_not_stop_it(options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start(*options, "--epochs", 100_000, "--out", out, **ignore)
+    wait_for_an_epoch(process, out)
+    process.send_signal(signal.SIGHUP)
+    seen = len(metrics(out))
+    while len(metrics(out)) < seen + 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+@posix
+def test_a_closed_output_does_not_stop_it(options: list[object], tmp_path: Path) -> None:
+    """For example of ``| head -1``: nobody reads the lines any more, and the files are complete."""
+    out = tmp_path / "run"
+    process = start(*options, "--epochs", 30, "--out", out)
+    assert process.stdout.readline().startswith("p-1h: ")
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+    assert len(metrics(out)) == 30
+    assert sorted(contents(out))[-1] == "summary.json"
+
+
+def test_it_runs_in_a_thread(options: list[object], tmp_path: Path) -> None:
+    """A thread cannot handle signals. A notebook or a web server may run the command in one."""
+    codes: list[int] = []
+    arguments = [str(word) for word in (*options, "--out", tmp_path / "run", "--quiet")]
+    thread = threading.Thread(target=lambda: codes.append(main(arguments)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
