@@ -884,6 +884,11 @@ def test_fewer_images_than_before_are_not_gone_on_with(
     write_bands(data, train=50)
     refused = command("--resume", tmp_path / "run", "--epochs", 4)
     assert_refused(refused, "was trained on bands, but the data found (bands) have other contents")
+    configuration, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    unknown = replace(configuration, digests=(), validation=5, train_size=55)  # of a file of schema 1
+    assert unknown.mismatch(datasets.load(str(data))) == (
+        "it uses 60 training images, but the data found have only 50"
+    )
 
 
 def change_pixel(data: Path, file: str = "train-images-idx3-ubyte") -> None:
