@@ -228,7 +228,9 @@ def _without_ctrl_c() -> Iterator[None]:
 
 def begin_worker() -> None:
     """Prepare a worker process: one BLAS thread, and it ends when its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the parent handles them, also where all processes get them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     threadpool_limits(1, "blas")
     np.seterr(over="ignore", invalid="ignore")  # `fit` finds what results from it
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -77,11 +77,11 @@ def grid(
     seeds : iterable of int
         Seeds of the runs.
     source : str, default "auto"
-        Source of the data (`eqprop_np.datasets.load`).
+        Source of the data (`eqprop_np.experiments.datasets.load`).
     train_size : int, optional
         Number of training images, taken from the start. None uses all.
     **settings : Any
-        Fields of `Experiment` that override the presets' values.
+        Settings that override the presets', as in `Experiment.override`.
 
     Returns
     -------
@@ -98,8 +98,7 @@ def grid(
     dataset = load(source)
     points = []
     for preset in presets:
-        experiment = EXPERIMENTS[preset]
-        experiment = replace(experiment, training=replace(experiment.training, workers=1, **settings))
+        experiment = EXPERIMENTS[preset].override(**{"workers": 1} | settings)
         for angle in angles if experiment.untied else (None,):
             turned = replace(experiment, psi=angle)
             points += [Configuration.resolve(turned, dataset, source, seed, train_size) for seed in seeds]
@@ -260,7 +259,7 @@ def _finished(directory: Path, point: Configuration) -> bool:
     path = directory / f"{point_name(point)}.json"
     if not path.exists():
         return False
-    if Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"]) != point:
+    if not point.agrees_with(Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])):
         raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
 
