@@ -48,8 +48,8 @@ def advance(progress: Progress, batches: int, experiment: Experiment = EXPERIMEN
 
 def begin(experiment: Experiment = EXPERIMENT) -> Progress:
     """Return the progress of a run before its first batch."""
-    network = experiment.build((3, 4), 2).network
-    return Progress.begin(network, experiment.optimizer(network), 7, psi=experiment.psi)
+    dynamics = experiment.build((3, 4), 2)
+    return Progress.begin(dynamics, experiment.optimizer(dynamics), 7, psi=experiment.psi or 0.0)
 
 
 def progress(batches: int = 4, experiment: Experiment = EXPERIMENT) -> Progress:
@@ -207,7 +207,7 @@ def flat(experiment: Experiment) -> dict[str, Any]:
         "rate_decay": training.rate_schedule.decay,
         "augment": training.augment,
         "workers": training.workers,
-        "angle": experiment.psi,
+        "angle": experiment.psi or 0.0,
     }
 
 

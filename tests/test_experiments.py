@@ -19,7 +19,7 @@ from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import SHA256
-from eqprop_np.experiments.presets import EXPERIMENTS, UNTIED, Experiment, Layers, Training, spread
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment, Layers, Training, spread
 from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
@@ -238,8 +238,7 @@ def test_a_convolution_that_does_not_fit_is_refused_by_its_sizes() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_rules_of_untied_networks_get_them(rule: str) -> None:
     network = tiny(rule=rule).build((4, 4), 3).network
-    assert network.tied == (rule not in UNTIED)
-    assert UNTIED == ("vf", "cvf")
+    assert network.tied == (rule not in ("vf", "cvf"))
 
 
 def test_settings_of_the_dynamics_are_passed_on() -> None:
@@ -253,13 +252,13 @@ def test_settings_of_the_dynamics_are_passed_on() -> None:
 
 def test_each_connection_has_its_rate_and_a_bias_that_of_the_connection_that_enters() -> None:
     experiment = tiny(hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
-    rates = experiment.rates(experiment.build((4, 4), 3).network)
+    rates = experiment.rates(experiment.build((4, 4), 3))
     assert rates == {"w0-1": 0.3, "b1": 0.3, "w1-2": 0.2, "b2": 0.2, "w2-3": 0.1, "b3": 0.1}
 
 
 def test_a_backward_weight_has_the_rate_of_its_forward_weight() -> None:
     experiment = tiny(rule="vf", hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
-    rates = experiment.rates(experiment.build((4, 4), 3).network)
+    rates = experiment.rates(experiment.build((4, 4), 3))
     assert (rates["w2-1"], rates["w3-2"]) == (rates["w1-2"], rates["w2-3"]) == (0.2, 0.1)
 
 
@@ -281,12 +280,12 @@ def test_rates_decay_by_a_factor_per_epoch(epoch: int) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_optimizer_has_the_rates_and_the_settings(rule: str) -> None:
     experiment = tiny(rule=rule)
-    network = experiment.build((4, 4), 3).network
-    rates = experiment.rates(network)
-    assert experiment.optimizer(network) == SGD(rates)
+    dynamics = experiment.build((4, 4), 3)
+    rates = experiment.rates(dynamics)
+    assert experiment.optimizer(dynamics) == SGD(rates)
     if not RULES[rule].moves_weights:
-        assert tiny(rule=rule, momentum=0.9, weight_decay=0.1).optimizer(network) == SGD(rates, 0.9, 0.1)
-        adam = tiny(rule=rule, optimizer="adam", weight_decay=0.1).optimizer(network)
+        assert tiny(rule=rule, momentum=0.9, weight_decay=0.1).optimizer(dynamics) == SGD(rates, 0.9, 0.1)
+        adam = tiny(rule=rule, optimizer="adam", weight_decay=0.1).optimizer(dynamics)
         assert adam == Adam(rates, weight_decay=0.1)
 
 
@@ -295,7 +294,7 @@ def test_a_run_has_what_training_needs(rule: str) -> None:
     experiment = tiny(rule=rule, augment=2, epochs=7, batch_size=5, rate_schedule=Steps(2, 0.5))
     dynamics = experiment.build((4, 4), 3)
     run = experiment.run(dynamics)
-    optimizer = experiment.optimizer(dynamics.network)
+    optimizer = experiment.optimizer(dynamics)
     expected = Run(dynamics, RULES[rule], experiment.phases, optimizer, Steps(2, 0.5), 7, 5, run.transform)
     assert run == expected
     assert run.transform(np.ones((1, 4, 4)), np.random.default_rng(0)).shape == (1, 4, 4)
@@ -304,8 +303,8 @@ def test_a_run_has_what_training_needs(rule: str) -> None:
 
 @every
 def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
-    network = experiment.build((28, 28), 10).network
-    assert experiment.rates(network).keys() == network.parameter_shapes.keys()
+    dynamics = experiment.build((28, 28), 10)
+    assert experiment.rates(dynamics).keys() == dynamics.parameter_shapes.keys()
 
 
 # --- refusals

@@ -53,7 +53,7 @@ def test_on_them_ep_has_the_gradient_of_bptt() -> None:
     drawn = glyphs(train=10, test=3)
     samples = Samples(drawn.test_images, drawn.test_labels)
     network = dynamics.network
-    x, y = samples.inputs(network, np.float32).astype(np.float64), samples.targets(network, np.float64)
+    x, y = samples.inputs(network, np.float32).astype(np.float64), samples.targets(dynamics, np.float64)
     phases = Phases(1500, 400, beta=1e-4, estimate="centered", schedule=Alternating(tol=1e-12))
     estimate = ep(dynamics, theta, x, y, phases)
     assert estimate.free.converged

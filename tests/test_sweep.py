@@ -51,7 +51,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "epochs": 7,
             "history": history,
             "seconds": 1.0,
-            "update_angle": 30.0 + point.experiment.psi,
+            "update_angle": 30.0 + (point.experiment.psi or 0.0),
         }
 
     monkeypatch.setattr(sweep, "measure", instead)
@@ -121,8 +121,7 @@ def angle(samples: int = 60, **settings: object) -> float:
     rng = np.random.default_rng(0)
     data = Samples(rng.integers(0, 256, (300, 4, 4), np.uint8), rng.integers(0, 3, 300))[:samples]
     dynamics = experiment.build((4, 4), 3)
-    network = dynamics.network
-    progress = Progress.begin(network, experiment.optimizer(network), 0, psi=experiment.psi)
+    progress = Progress.begin(dynamics, experiment.optimizer(dynamics), 0, psi=experiment.psi or 0.0)
     return update_angle(experiment, dynamics, progress.theta, data)
 
 
