@@ -213,7 +213,7 @@ def _row(name: str, cost: Cost) -> None:
 
 
 def _compare_dynamics(samples: Samples, batches: int) -> None:
-    """Print the cost of real time relative to discrete time as published, which the abstract gives as 5 to 8."""
+    """Print the cost of real time relative to discrete time, which the abstract gives as 5 to 8."""
     print("to the letter (T and K synchronous steps):")
     for pair in (("eb-1h", "p-1h"), ("eb-2h", "p-2h")):
         costs = [measure(EXPERIMENTS[name].to_the_letter(), samples, batches, 0) for name in pair]
