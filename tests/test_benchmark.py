@@ -2,6 +2,7 @@
 
 from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,9 +78,9 @@ def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> No
     """With constant weights the free phase would need another number of steps."""
     weights, step = [], SGD.step
 
-    def spy(self: SGD, theta: Theta, *arguments: object) -> None:
+    def spy(self: SGD, theta: Theta, *arguments: Any) -> Any:
         weights.append(theta["w1-2"].copy())
-        step(self, theta, *arguments)
+        return step(self, theta, *arguments)
 
     monkeypatch.setattr(SGD, "step", spy)
     measure(EXPERIMENTS["p-1h"], samples, 10, 3)

@@ -356,9 +356,9 @@ ARRAYS: dict[str, tuple[Callable[[Meta, Arrays], None], str]] = {
         with_array("b1", np.zeros((3, 1), np.float32)),
         "theta['b1'] must have shape (3,), got (3, 1)",
     ),
-    "dtype": (with_array("b1", np.zeros(3)), "theta['b1'] must have dtype float32, got float64"),
+    "dtype": (with_array("b1", np.zeros(3)), "one dtype, got float32 and float64"),
     "integers": (with_array("b1", np.zeros(3, int)), "theta['b1'] must be floating-point numbers, got int64"),
-    "byte order": (with_array("b1", np.zeros(3, ">f4")), "theta['b1'] must have dtype float32, got >f4"),
+    "byte order": (with_array("b1", np.zeros(3, ">f4")), "one dtype, got >f4 and float32"),
     "not a number": (
         with_array("b1", np.float32([0, np.nan, 0])),
         "theta['b1'] must be finite, but it contains NaN or infinity",

@@ -166,7 +166,7 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
     options = OPTIONS.get(path.stem, {})
     if path.parent.name == "fig1c":
         angle = re.search(r"-([\d.]+)deg-", path.stem)
-        options = {"epochs": 30, "psi": float(angle[1]) if angle else 0.0}
+        options = {"epochs": 30, "psi": float(angle[1]) if angle else None}
     preset = EXPERIMENTS[configuration.experiment.name]
     assert configuration.experiment == preset.override(**{"workers": 1} | options)
     assert configuration.digests == tuple(SHA256.values())
@@ -337,7 +337,10 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"augment": -1}, "augment must be an integer of at least 0, got -1"),
         ({"augment": 1.5}, "augment must be an integer of at least 0, got 1.5"),
         ({"beta": 0.0}, "beta must be a finite number other than 0, got 0.0: EP divides by it"),
-        ({"rule": "backprop"}, "rule must be one of ep, cep, vf, cvf, bptt, got 'backprop'"),
+        (
+            {"rule": "backprop"},
+            "rule must be one of ep, cep, vf, cvf, bptt, implicit, holomorphic, asymep, got 'backprop'",
+        ),
         ({"dynamics": "slow"}, "dynamics must be one of discrete-time, real-time, got 'slow'"),
         ({"activation": "relu"}, "activation must be one of sigmoid, hard_sigmoid, tanh, got 'relu'"),
         ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
@@ -358,8 +361,8 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"stride": 0} | CONV, "stride must be an integer of at least 1, got 0"),
         ({"padding": -1} | CONV, "padding must be an integer of at least 0, got -1"),
         ({"pool": 2.0} | CONV, "pool must be a sequence of integers, got 2.0"),
-        ({"momentum": 1.0}, "momentum must be a number from 0 to below 1, got 1.0"),
-        ({"weight_decay": -0.1}, "weight_decay must be a number from 0 to below inf, got -0.1"),
+        ({"momentum": 1.0}, "momentum must be a finite number from 0 to below 1, got 1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number from 0, got -0.1"),
         ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to the optimizer sgd, not to adam"),
         *(
             ({"rule": rule} | settings, f"rule {rule} moves the weights during the second phase, which only")
@@ -391,9 +394,9 @@ def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, Any], words: str) 
     [
         (lambda: Alternating(tol=-1.0), "tol must be a finite number from 0, got -1.0"),
         (lambda: Alternating(omega=0.0), "omega must be between 0 and 2, got 0.0"),
-        (lambda: Exponential(0.0), "decay must be positive and finite, got 0.0"),
-        (lambda: Steps(0, 0.5), "every must be at least 1 and decay positive, got 0, 0.5"),
-        (lambda: Cosine(0), "epochs must be at least 1, got 0"),
+        (lambda: Exponential(0.0), "decay must be a positive finite number, got 0.0"),
+        (lambda: Steps(0, 0.5), "every must be a positive integer, got 0"),
+        (lambda: Cosine(0), "epochs must be a positive integer, got 0"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], Any], words: str) -> None:
