@@ -219,3 +219,111 @@ def draw_memory(factors: Any, radii: Any, curves: Mapping[float, tuple[float, An
     right.set(xlabel="$K$, copies in the sum", ylabel="missing part, relative", ylim=(1e-8, 2))
     right.legend(loc="upper right")
     return figure
+
+
+def draw_process_maps(rows: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Draw Δ(t), −∇(t) and their difference as maps, a row of panels for each pair of arrays (units, t).
+
+    The units are sorted by their total. The colours end at half of the largest value.
+    """
+    figure = Figure(figsize=(7.4, 4.9))
+    axes = figure.subplots(len(rows), 4, sharex=True, sharey="row")
+    for panels, (label, (delta, minus_nabla)) in zip(axes, rows.items(), strict=True):
+        order = minus_nabla.sum(axis=1).argsort()
+        difference = delta - minus_nabla
+        limit = 0.5 * np.abs(minus_nabla).max()
+        for ax, values in zip(panels, (delta, minus_nabla, difference, 100 * difference), strict=True):
+            image = ax.imshow(values[order], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+            ax.set(yticks=[])
+        panels[0].set_ylabel(label)
+        figure.colorbar(image, ax=panels[-1], format="%.2g")
+    for ax, title in zip(axes[0], ("EP: Δ(t)", "BPTT: −∇(t)", "difference", "difference × 100"), strict=True):
+        ax.set_title(title)
+    for ax in axes[-1]:
+        ax.set_xlabel("t")
+    return figure
+
+
+def draw_nudge_strength(
+    beta: float,
+    delta: Any,
+    minus_nabla: Any,
+    betas: Any,
+    curves: Mapping[str, Any],
+) -> Figure:
+    """Draw Δ(t) over −∇(t) for some synapses at one β, and the distance of all of them against β."""
+    figure = Figure(figsize=(7.2, 3.1))
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    for k, (plain, dashed) in enumerate(zip(delta, minus_nabla, strict=True)):
+        left.plot(plain, color=COLOURS["ep"], lw=3, alpha=0.5, label="EP: Δ(t)" if not k else None)
+        left.plot(dashed, "--", color=COLOURS["bptt"], lw=1, label="BPTT: −∇(t)" if not k else None)
+    left.set(xlabel="t", title=f"some synapses, β = {beta:.3g}")
+    left.legend(loc="lower right")
+    for (name, distances), marker in zip(curves.items(), "os^D", strict=False):
+        colour = COLOURS["ep"] if name.startswith("one") else COLOURS["second"]
+        style = {"mfc": "none"} if name.endswith("s") else {}
+        right.loglog(betas, distances, marker, ls="-", color=colour, ms=4, lw=1, label=name, **style)
+    right.axvline(beta, color=COLOURS["nudged"], lw=1)
+    right.set(xlabel="nudge β", ylabel="distance of Δ from −∇", ylim=(1e-11, 1e4))
+    right.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def draw_drift(cuts: Sequence[int], residuals: Any, betas: Sequence[float], distances: Any) -> Figure:
+    """Draw the distance in θ against the length of the first phase, and against drift / β.
+
+    ``distances`` has a row for each length and a column for each β.
+    """
+    figure = Figure(figsize=(7.2, 3))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for beta, curve, colour in zip(betas, np.transpose(distances), LAYERS, strict=False):
+        left.semilogy(cuts, curve, "o-", ms=3.5, lw=1.2, color=colour, label=f"β = {beta:g}")
+        right.loglog(np.divide(residuals, beta), curve, "o", ms=4, color=colour, label=f"β = {beta:g}")
+    left.set(xlabel="T, steps of the first phase", ylabel="distance in θ")
+    right.set(xlabel="last free step of any neuron / β")
+    left.legend()
+    return figure
+
+
+def draw_rates(betas: Any, at_fixed_eta: Mapping[float, Any], ratios: Any, by_ratio: Any) -> Figure:
+    """Draw C-EP's distance from −∇ against β at fixed η, and its distance from EP against η/β."""
+    figure = Figure(figsize=(7.2, 3))
+    left, right = figure.subplots(1, 2)
+    colours = (COLOURS["ep"], *LAYERS[1:])
+    for (eta, curve), colour in zip(at_fixed_eta.items(), colours, strict=True):
+        left.loglog(betas, curve, color=colour, label=f"η = {eta:g}")
+    left.set(xlabel="nudge β", ylabel="distance of C-EP from −∇, in θ", ylim=(1e-5, 10))
+    left.legend(loc="lower right", fontsize=8)
+    for (beta, curve), marker, colour in zip(by_ratio.items(), "os^", LAYERS, strict=False):
+        right.loglog(ratios, curve, marker, ms=6, mfc="none", color=colour, label=f"β = {beta:g}")
+    right.set(xlabel="η / β", ylabel="distance of C-EP from EP, in θ")
+    right.legend()
+    return figure
+
+
+def draw_gap(betas: Any, to_bptt: Any, to_drives: Any, slopes: Any) -> Figure:
+    """Draw EP's distance from two gradients in discrete time, and the σ′ of the output neurons."""
+    figure = Figure(figsize=(7.2, 2.9))
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    left.loglog(betas, to_bptt, "s--", ms=4, color=COLOURS["bptt"], label="to BPTT")
+    left.loglog(betas, to_drives, "o-", ms=4, color=COLOURS["ep"], label="to drive_gradients")
+    left.set(xlabel="nudge β", ylabel="distance in θ")
+    left.legend()
+    right.hist(np.ravel(slopes), bins=np.linspace(0, 1, 26), color=COLOURS["muted"])
+    right.set(xlabel="σ′ of the output neurons", ylabel="neurons, of all samples")
+    return figure
+
+
+def draw_kinks(betas: Any, curves: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Draw EP's distance from BPTT and the largest displacement of layer 1 against β, a curve per network."""
+    figure = Figure(figsize=(7.2, 3.1))
+    left, right = figure.subplots(1, 2)
+    colours = (COLOURS["ep"], COLOURS["fourth"], COLOURS["nudged"], COLOURS["muted"])
+    for (name, (distances, moves)), colour, marker in zip(curves.items(), colours, "o^sD", strict=True):
+        style = {"marker": marker, "ms": 4, "lw": 1.2, "color": colour, "label": name}
+        left.loglog(betas, distances, **style)
+        right.loglog(betas, moves, **style)
+    left.set(xlabel="nudge β", ylabel="distance in θ")
+    right.set(xlabel="nudge β", ylabel="largest displacement in layer 1")
+    right.legend(fontsize=8)
+    return figure
