@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -70,6 +71,264 @@ def check(test: Callable[[], Any]) -> None:
         print(f"not yet: {error}" if str(error) else f"not yet: {type(error).__name__}")
     else:
         print("right")
+
+
+# ---- the landscape of two neurons, notebooks 1, 2, 3 and 7
+
+Height = Callable[[Any, Any], Any]
+"""A function of (s₁, s₂) that takes arrays, such as an energy."""
+
+REACH = 1.9  # the landscapes show both neurons from −REACH to REACH
+
+
+def pair_energy(s1: Any, s2: Any, w: Any = 1.0, x: float = 0.3) -> Any:
+    """Return the energy E of two neurons with ρ = tanh: x drives s₁, and w joins s₁ and s₂."""
+    rho1, rho2 = np.tanh(s1), np.tanh(s2)
+    return s1**2 / 2 + s2**2 / 2 - x * rho1 - w * rho1 * rho2
+
+
+def slope(height: Height, s1: Any, s2: Any) -> Any:
+    """Return the two partial derivatives of ``height``, by central differences."""
+    h = 1e-6
+    along_1 = (height(s1 + h, s2) - height(s1 - h, s2)) / (2 * h)
+    along_2 = (height(s1, s2 + h) - height(s1, s2 - h)) / (2 * h)
+    return np.array([along_1, along_2])
+
+
+def descend(height: Height, start: Any = (0.0, 0.0), epsilon: float = 0.2, steps: int = 500) -> Any:
+    """Return the path of Euler steps down a height, shape (steps + 1, 2, …).
+
+    Parameters
+    ----------
+    height : callable
+    start : array, shape (2, …)
+        One start or several.
+    epsilon : float
+        The length of a step.
+    steps : int
+    """
+    path = [np.array(start, float)]
+    for _ in range(steps):
+        path.append(path[-1] - epsilon * slope(height, *path[-1]))
+    return np.array(path)
+
+
+def draw_landscape(ax: Axes, height: Height) -> None:
+    """Draw the level lines of a height over (s₁, s₂). Dark is low."""
+    grid = np.meshgrid(*[np.linspace(-REACH, REACH, 81)] * 2)
+    values = height(*grid)
+    levels = values.min() + np.ptp(values) * np.linspace(0, 1, 19) ** 1.7  # denser near the minima
+    ax.contourf(*grid, values, levels, cmap="Greys_r", vmin=values.min() - 0.8 * np.ptp(values))
+    ax.contour(*grid, values, levels, colors="white", linewidths=0.5)
+    ax.set(xlabel="$s_1$", ylabel="$s_2$", aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH))
+
+
+def draw_descent(height: Height, title: str = "") -> Figure:
+    """Draw the motion of two neurons down a landscape from six starts, and its height over time."""
+    figure = Figure(figsize=(7, 3.2))
+    left, right = figure.subplots(1, 2)
+    draw_landscape(left, height)
+    arrows = np.array(np.meshgrid(*[np.linspace(-1.7, 1.7, 11)] * 2))
+    left.quiver(*arrows, *-slope(height, *arrows), color="0.25", width=0.004)
+    starts = np.array([(-1.7, 1.2), (-1.5, -1.6), (0.2, -1.7), (1.7, 1.6), (1.6, -0.7), (-0.6, 1.7)]).T
+    path = descend(height, starts, epsilon=0.02, steps=1500)
+    left.plot(path[:, 0], path[:, 1], color=COLOURS["free"])
+    left.plot(*starts, "o", color=COLOURS["free"], markersize=3)
+    left.plot(*path[-1], "*", color="white", markeredgecolor="black", markersize=12)
+    left.set_title(title)
+    right.plot(0.02 * np.arange(351), height(path[:, 0], path[:, 1])[:351], color=COLOURS["free"])
+    right.set(xlabel="time", ylabel="energy $E$", title="The energy along each line")
+    return figure
+
+
+def draw_two_floors() -> Figure:
+    """Draw s(t) and E(t) of ds/dt = −dE/ds for E = e^(−s) and for E = ½s² − tanh s."""
+    t = np.linspace(0, 40, 401)
+    steady = descend(lambda a, b: a**2 / 2 - np.tanh(a) + 0 * b, epsilon=0.1, steps=400)[:, 0]
+    figure = Figure(figsize=(7, 2.5))
+    for ax, without, with_bowl, label in zip(
+        figure.subplots(1, 2),
+        (np.log1p(t), 1 / (1 + t)),
+        (steady, steady**2 / 2 - np.tanh(steady)),
+        ("state $s$", "energy $E$"),
+        strict=True,
+    ):
+        ax.plot(t, without, color=COLOURS["nudged"], label=r"$E = e^{-s}$")
+        ax.plot(t, with_bowl, color=COLOURS["free"], label=r"$E = \frac{1}{2}s^2 - \tanh s$")
+        ax.set(xlabel="time", ylabel=label)
+        ax.legend()
+    return figure
+
+
+def draw_splits(weights: Any, inputs: Sequence[float] = (0.0, 0.3)) -> Figure:
+    """Draw where the first of two neurons converges from two opposite starts, over the weight w."""
+    figure = Figure(figsize=(7, 2.6))
+    for ax, x in zip(figure.subplots(1, len(inputs), sharey=True), inputs, strict=True):
+        for sign, colour in ((1, COLOURS["free"]), (-1, COLOURS["second"])):
+            start = np.array([np.full_like(weights, 2.0 * sign), 2.0 * sign * np.sign(weights)])
+            end = descend(lambda a, b, x=x: pair_energy(a, b, weights, x), start, steps=3000)[-1, 0]
+            ax.plot(weights, end, ".", color=colour, label=f"from $s_1 = {2 * sign}$")
+        ax.set(xlabel="weight $w$", title=f"$x = {x:g}$")
+    figure.axes[0].set_ylabel("steady state $s_1$")
+    figure.axes[0].legend()
+    return figure
+
+
+def draw_euler(height: Height, epsilon: float, start: Any = (-1.6, 1.3)) -> Figure:
+    """Draw Euler steps of length ``epsilon`` down a landscape, and their distance from the lowest point."""
+    bottom = descend(height, start, epsilon=0.2, steps=1000)[-1]
+    figure = Figure(figsize=(7, 3.2))
+    left, right = figure.subplots(1, 2)
+    draw_landscape(left, height)
+    path = descend(height, start, epsilon, steps=60)
+    left.plot(*path.T, ".-", color=COLOURS["free"], linewidth=0.9)
+    left.plot(*bottom, "*", color="white", markeredgecolor="black", markersize=12)
+    left.set_title(rf"$\varepsilon = {epsilon:g}$")
+    for value, name in ((0.1, "third"), (0.5, "second"), (1.1, "fourth"), (epsilon, "free")):
+        away = np.linalg.norm(descend(height, start, value, steps=60) - bottom, axis=1)
+        away[away < 1e-7] = np.nan  # the steady state is known to about so many digits
+        width = 2 if value == epsilon else 1
+        right.semilogy(away, color=COLOURS[name], linewidth=width, label=rf"$\varepsilon = {value:g}$")
+    right.legend(loc="lower left")
+    right.set(xlabel="step $t$", ylim=(1e-7, 9), title="Distance from the steady state")
+    return figure
+
+
+def draw_settling(activities: Sequence[Sequence[Any]], residuals: Any, times: Sequence[int]) -> Figure:
+    """Draw the activities of each layer as squares of pixels at some times, and the residual of each step.
+
+    Parameters
+    ----------
+    activities : sequence of states, each (ρ(s¹), …, ρ(s^N)) of one sample
+        Sizes of layers must be squares.
+    residuals : sequence of float
+    times : sequence of int
+    """
+    layers = len(activities[0])
+    figure = Figure(figsize=(9, 2.9))
+    maps, curve = figure.subfigures(1, 2, width_ratios=[2.2, 1])
+    axes = maps.subplots(layers, len(times))
+    for n, row in enumerate(axes):
+        side = round(np.sqrt(activities[0][n].size))
+        for ax, t in zip(row, times, strict=True):
+            frame = activities[t][n].reshape(side, side)
+            image = ax.imshow(frame, vmin=-0.5, vmax=0.5, cmap="RdBu_r")
+            ax.set(xticks=[], yticks=[])
+            if n == 0:
+                ax.set_title(f"$t = {t}$", loc="center")
+        row[0].set_ylabel(f"layer {n + 1}")
+    maps.colorbar(image, ax=axes, aspect=30, pad=0.02, label="activity ρ(s)", extend="both")
+    ax = curve.subplots()
+    ax.semilogy(range(1, len(residuals) + 1), residuals, color=COLOURS["free"])
+    ax.set(xlabel="step $t$", title="Largest change of a neuron")
+    return figure
+
+
+# ---- E + βℓ of two neurons
+
+
+def nudged_minimum(beta: Any, w: Any = 1.0, x: float = 0.3, target: float = 1.0) -> Any:
+    """Return the minimum of E + βℓ that two neurons reach from the free steady state, shape (2, …).
+
+    The cost is ℓ = ½(s₂ − target)². ``beta`` and ``w`` may be arrays of the same shape.
+    """
+    beta = np.asarray(beta, float)
+    free = descend(lambda a, b: pair_energy(a, b, w, x), np.zeros((2, *np.broadcast(beta, w).shape)))[-1]
+
+    def height(s1: Any, s2: Any) -> Any:
+        return pair_energy(s1, s2, w, x) + beta * (s2 - target) ** 2 / 2
+
+    return descend(height, free)[-1]
+
+
+def draw_sliding_minimum(beta: float, w: float = 1.0, x: float = 0.3, target: float = 1.0) -> Figure:
+    """Draw the landscape E + βℓ with its minimum, and ρ₁ρ₂ of the minimum over β with a secant.
+
+    The slope of the secant between 0 and β is the contrast of Eq. (2) for the weight w; that of the
+    tangent at 0 is minus the derivative of the loss.
+    """
+    free, nudged = nudged_minimum(np.array([0.0, beta]), w, x, target).T
+    betas = np.linspace(-0.2, 2, 67)
+    curve = nudged_minimum(betas, w, x, target)
+    figure = Figure(figsize=(8.4, 3.3))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2)
+    left.axhline(target, color="black", linestyle=":", linewidth=1)
+    left.text(-1.85, target + 0.07, "target", fontsize=8)
+    left.plot(*curve, color="black", linewidth=1)
+    for point, name in ((free, "free"), (nudged, "nudged")):
+        left.plot(*point, "o", color=COLOURS[name], markersize=7)
+    left.set_title(rf"$E + \beta\ell$ with $\beta = {beta:.2f}$")
+
+    h = 1e-3
+    product = np.prod(np.tanh(curve), axis=0)
+    at_free, at_nudged = np.prod(np.tanh(free)), np.prod(np.tanh(nudged))
+    ends = np.prod(np.tanh(nudged_minimum(np.array([-h, h]), w, x, target)), axis=0)
+    tangent = (ends[1] - ends[0]) / (2 * h)
+    right.plot(betas, product, color="black", linewidth=1, label=r"$\rho_1\rho_2$ at the minimum")
+    near = betas[betas < 0.7]
+    right.plot(
+        near,
+        at_free + tangent * near,
+        "--",
+        color=COLOURS["bptt"],
+        label=f"tangent at 0, slope {tangent:.3f}",
+    )
+    if abs(beta) > h:
+        secant = (at_nudged - at_free) / beta
+        right.plot(
+            [0, beta], [at_free, at_nudged], color=COLOURS["ep"], label=f"contrast, slope {secant:.3f}"
+        )
+    right.plot(0, at_free, "o", color=COLOURS["free"], markersize=7)
+    right.plot(beta, at_nudged, "o", color=COLOURS["nudged"], markersize=7)
+    right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
+    right.legend(loc="lower right")
+    return figure
+
+
+# ---- the seven neurons of notebook 2
+
+PLACES = (((0, 0.5), (0, -0.5)), ((1, 1), (1, 0), (1, -1)), ((2, 0.5), (2, -0.5)))
+
+
+def draw_seven(
+    ax: Axes, nodes: Sequence[Any], weights: Sequence[Any], limits: tuple[float, float], title: str
+) -> None:
+    """Draw a network of 2, 3 and 2 neurons with a number in each.
+
+    Parameters
+    ----------
+    nodes : three arrays
+        The numbers in the neurons of each layer.
+    weights : two matrices
+        Drawn as lines: red for positive, blue for negative, thick for large.
+    limits : (low, high)
+        Of the colour scale. It diverges if the limits are symmetric about 0.
+    """
+    diverging = limits[0] == -limits[1]
+    cmap = plt.get_cmap("RdBu_r" if diverging else "YlOrBr")
+    for n, w in enumerate(weights):
+        for (i, j), value in np.ndenumerate(w):
+            colour = "#b2182b" if value > 0 else "#2166ac"
+            ax.plot(*zip(PLACES[n][i], PLACES[n + 1][j], strict=True), color=colour, linewidth=4 * abs(value))
+    for place, value in zip(
+        (p for layer in PLACES for p in layer), np.concatenate([np.ravel(n) for n in nodes]), strict=True
+    ):
+        shade = (value - limits[0]) / (limits[1] - limits[0])
+        light = abs(shade - 0.5) > 0.35 if diverging else shade > 0.6
+        ax.plot(*place, "o", color=cmap(shade), markeredgecolor="0.3", markersize=25, zorder=3)
+        ax.text(
+            *place,
+            f"{value + 0.0:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if light else "black",
+            zorder=4,
+        )
+    ax.set(xlim=(-0.35, 2.35), ylim=(-1.4, 1.4), title=title)
+    ax.axis("off")
 
 
 # ---- notebooks 5 and 6
