@@ -363,15 +363,15 @@ def draw_unrolled() -> Figure:
         ax.plot(column, 1, "s", ms=32, mfc="white", mec="0.5", mew=1.5)
         ax.text(column, 1, rf"$\theta_{{{name}}}$", ha="center", va="center", fontsize=11)
         arrow((column, 1), (column, 0), forward)
-        arrow((column - 1, 0), (column, 0), forward)
+        arrow((column - 1 + 0.3 * (not column), 0), (column, 0), forward)
         arrow((column + 0.74, -0.5), (column + 0.26, -0.5), back, 0, "--")
         ax.text(column, -0.5, rf"$\nabla_s({t})$", color=back, ha="center", va="center", fontsize=11)
         arrow((column + 0.2, 0.33), (column + 0.2, 0.68), back, 0, "--")
         ax.text(column + 0.24, 0.53, rf"$\nabla_\theta({t})$", color=back, va="center", fontsize=11)
     arrow((3, 0), (4, 0), forward)
     ax.text(4.3, 0, r"$\mathcal{L} = \ell(s_T, y)$", ha="center", va="center", fontsize=12)
-    ax.text(-0.8, 0, "…", ha="center", va="center", fontsize=14)
-    ax.set(xlim=(-0.95, 4.75), ylim=(-0.7, 1.25))
+    ax.text(-0.9, 0, "…", ha="center", va="center", fontsize=14)
+    ax.set(xlim=(-1, 4.75), ylim=(-0.7, 1.25))
     ax.axis("off")
     return figure
 
