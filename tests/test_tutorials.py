@@ -300,7 +300,8 @@ VARIANTS = ("right", "wrong")
 def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
     """The notebook with every exercise answered: with its true answer, or with its wrong one.
 
-    With the true answers, the cells of the answers are left out.
+    With the true answers, the cells of the answers are left out. With the wrong ones, so are the cells after
+    the last check, which show nothing about the checks.
     """
     planted = deepcopy(notebook)
     answer = ""
@@ -311,6 +312,9 @@ def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
             cell.source = answer if variant == "right" else cell.metadata["wrong"]
     if variant == "right":
         planted.cells = [cell for cell in planted.cells if "answer" not in _tags(cell)]
+    else:
+        last = max(k for k, cell in enumerate(planted.cells) if "check" in _tags(cell))
+        planted.cells = planted.cells[: last + 1]
     return planted
 
 
@@ -609,7 +613,7 @@ def test_plant() -> None:
     right, wrong = (plant(example(), variant) for variant in VARIANTS)
     exercises = [[c.source for c in n.cells if "exercise" in _tags(c)] for n in (right, wrong)]
     assert exercises == [["a = 2", "b = a + 2"], ["a = 3", "b = a"]]
-    assert [sum("answer" in _tags(c) for c in n.cells) for n in (right, wrong)] == [0, 2]
+    assert [sum("answer" in _tags(c) for c in n.cells) for n in (right, wrong)] == [0, 1]
 
 
 def test_a_check_that_accepts_everything_or_nothing_is_found(environment: dict[str, str]) -> None:
