@@ -231,3 +231,38 @@ def test_the_splits_are_those_of_the_text(lesson: ModuleType) -> None:
         up, down = (line.get_ydata() for line in axes[0].lines)
         apart = np.abs(up - down)
         assert apart[[0, 3]].min() > 0.2 > 0.05 > apart[[1, 2]].max(), (x, apart)
+
+
+# ---- notebooks 5 and 6
+
+
+@pytest.mark.parametrize("clock", ["discrete", "real"])
+def test_jacobian_is_that_of_a_step(lesson: ModuleType, clock: str) -> None:
+    network, rng = eq.chain([3, 4, 2]), np.random.default_rng(0)
+    dynamics = (
+        eq.DiscreteTime(network, eq.tanh)
+        if clock == "discrete"
+        else eq.RealTime(network, eq.tanh, epsilon=0.3, clamp=False)
+    )
+    theta, x = network.init(rng, np.float64), rng.random((1, 3))
+    s = rng.normal(size=6)
+
+    def step(value: Any) -> Any:
+        state = (value[None, :4], value[None, 4:])
+        return np.concatenate(eq.step(dynamics, theta, x, state), axis=1)[0]
+
+    columns = [(step(s + shift) - step(s - shift)) / 2e-5 for shift in 1e-5 * np.eye(6)]
+    found = lesson.jacobian(dynamics, theta, x, (s[None, :4], s[None, 4:]))
+    np.testing.assert_allclose(found, np.transpose(columns), atol=1e-9)
+
+
+def test_copies_are_hatched_only_where_a_zero_state_is_the_cause(lesson: ModuleType) -> None:
+    network, rng = eq.chain([3, 4, 3, 2]), np.random.default_rng(0)
+    dynamics, theta = eq.DiscreteTime(network, eq.tanh), network.init(rng, np.float64)
+    x, y = rng.random((1, 3)), np.array([[1.0, 0.0]])
+    free = eq.relax(dynamics, theta, x, None, 6, schedule=eq.Synchronous(), trajectory=True)
+    figure = lesson.draw_copies(list(eq.gradients(dynamics, theta, x, y, free)))
+    boxes = [patch for patch in figure.axes[0].patches if patch.get_hatch()]
+    sizes = sorted(box.get_width() for box in boxes)
+    assert sizes == [6, 12]  # w2-3 and w1-2
+    assert {box.get_y() for box in boxes} == {4.5}  # of the first step, t = 5

@@ -42,6 +42,8 @@ APPENDIX = "appendix"
 SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_faults`; authors add theirs
     "01-energy-and-phi",
     "02-two-phases",
+    "05-backprop-through-time",
+    "06-theorem-1",
 }
 MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text
@@ -68,7 +70,7 @@ SECOND_EDITION_PARTS = {  # of the first and of the last cell
     },
     -1: {"summary": r"^\*\*Summary"},
 }
-PRIVATE = re.compile(r"(?<![\w.)}\]])_[A-Za-z]\w*|\._[A-Za-z]\w*")
+PRIVATE = re.compile(r"(?<![\w.)}\]∇])_[A-Za-z]\w*|\._[A-Za-z]\w*")
 
 each = pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 each_second = pytest.mark.parametrize(
@@ -596,7 +598,7 @@ def test_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["w_ij", "s_*", "Φ_ε", "x._", "for _ in s", "cost.__name__", "(s)_t", "1_000"]
+    "text", ["w_ij", "s_*", "Φ_ε", "∇_s", "x._", "for _ in s", "cost.__name__", "(s)_t", "1_000"]
 )
 def test_no_private_name(text: str) -> None:
     assert PRIVATE.findall(text) == []
