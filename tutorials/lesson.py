@@ -13,6 +13,8 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+plt.switch_backend(plt.get_backend())  # load it, so that IPython shows a Figure that pyplot did not make
+
 # One colour for one thing in every notebook (Okabe and Ito; distinguishable for the colour-blind).
 COLOURS = {
     "free": "#0072B2",  # the first phase, a free state, a layer s¹
@@ -326,3 +328,156 @@ def draw_seven(
         )
     ax.set(xlim=(-0.35, 2.35), ylim=(-1.4, 1.4), title=title)
     ax.axis("off")
+
+
+# ---- the estimates of notebook 3
+
+ESTIMATES = {
+    "one-sided": (COLOURS["nudged"], "o"),
+    "random sign": (COLOURS["second"], "^"),
+    "centred": (COLOURS["ep"], "s"),
+}
+"""The colour and the marker of each estimate."""
+
+
+def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.0) -> Figure:
+    """Draw E + βℓ of two neurons with its minimum, and the secants of two estimates over β.
+
+    The curve is ρ₁ρ₂ at the minimum. The one-sided secant ends at 0 and β, the centred one at −β and β.
+    """
+    betas = np.linspace(-0.9, 0.9, 73)
+    curve = nudged_minimum(betas, w, x, target)
+    minimum = nudged_minimum(np.array([-beta, 0, beta, -1e-3, 1e-3]), w, x, target)
+    below, free, above, *near = np.prod(np.tanh(minimum), axis=0)
+    tangent = (near[1] - near[0]) / 2e-3
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
+
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2)
+    left.set(xlim=(-0.5, 1.7), ylim=(-0.5, 1.7))
+    left.axhline(target, color="black", linestyle=":", linewidth=1)
+    left.text(1.55, target + 0.05, "target", fontsize=8, ha="right")
+    left.plot(*curve, color="black", linewidth=1)
+    left.plot(*minimum[:, 1], "o", color=COLOURS["free"], markersize=7, label="free, $s_*$")
+    left.plot(*minimum[:, 2], "o", color=COLOURS["nudged"], markersize=7, label=r"nudged, $s_*^\beta$")
+    left.legend(loc="lower right")
+    left.set_title(rf"$E + \beta\ell$ with $\beta = {beta:.1f}$")
+
+    right.plot(betas, np.prod(np.tanh(curve), axis=0), color="black", linewidth=2.2, label=r"$g(\beta)$")
+    ends = np.array([-0.9, 0.9])
+    right.plot(ends, free + tangent * ends, "--", color=COLOURS["bptt"], linewidth=1)
+    right.text(-0.9, free - 0.9 * tangent - 0.05, f"slope {tangent:.3f}", fontsize=8)
+    if beta:
+        secants = {
+            "one-sided": ([0, beta], [free, above]),
+            "centred": ([-beta, beta], [below, above]),
+        }
+        for name, (places, heights) in secants.items():
+            colour, marker = ESTIMATES[name]
+            slope_of = (heights[1] - heights[0]) / (places[1] - places[0])
+            label = f"{name}, slope {slope_of:.3f}"
+            right.plot(places, heights, marker, linestyle="-", color=colour, markersize=5, label=label)
+    right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
+    right.legend(loc="upper right")
+    return figure
+
+
+def draw_errors(betas: Any, errors: Any, titles: Sequence[str], floors: Sequence[float]) -> Figure:
+    """Draw the error of each estimate over β, one panel for each precision.
+
+    Parameters
+    ----------
+    betas : sequence of ndarray
+        For each panel.
+    errors : sequence of dict
+        For each panel, from the name of an estimate to its errors.
+    titles : sequence of str
+    floors : sequence of float
+        ε of each panel's precision. The line ε/β is drawn.
+    """
+    figure = Figure(figsize=(9, 3.6))
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for ax, grid, curves, title, floor in zip(panels, betas, errors, titles, floors, strict=True):
+        for name, values in curves.items():
+            colour, marker = ESTIMATES[name]
+            ax.loglog(grid, values, color=colour, marker=marker, markersize=4, label=name)
+        ax.loglog(grid, floor / grid, ":", color="black", linewidth=1, label="rounding, ε/β")
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(3e-13, 3))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].text(1e-6, 2e-6, "slope 1", color=COLOURS["nudged"], ha="right")
+    panels[0].text(2e-4, 3e-9, "slope 2", color=COLOURS["ep"], ha="left")
+    panels[0].legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def draw_disturbed(betas: Any, errors: dict[str, dict[str, Any]]) -> Figure:
+    """Draw the error of the estimates over β for each disturbance, with a dot at the best β."""
+    figure = Figure(figsize=(9, 3.2))
+    panels = figure.subplots(1, len(errors), sharey=True)
+    for ax, (title, curves) in zip(panels, errors.items(), strict=True):
+        for name, values in curves.items():
+            colour, _ = ESTIMATES[name]
+            best = int(np.argmin(values))
+            ax.loglog(betas, values, color=colour, label=name)
+            ax.loglog(betas[best], values[best], "o", color=colour)
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(1e-4, 30))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].legend(loc="lower left")
+    return figure
+
+
+def draw_parts(parts: dict[str, dict[str, Any]]) -> Figure:
+    """Draw how far each part of an update points along its weight: mean and range over seeds, as bars.
+
+    Parameters
+    ----------
+    parts : dict
+        From the name of a part to a dict from the name of a weight to one number for each seed.
+    """
+    colours = (COLOURS["bptt"], COLOURS["fourth"], COLOURS["third"], COLOURS["muted"])
+    weights = list(next(iter(parts.values())))
+    figure = Figure(figsize=(9, 3))
+    for ax, weight in zip(figure.subplots(1, len(weights)), weights, strict=True):
+        for k, (name, values) in enumerate(parts.items()):
+            mean, low, high = (f(values[weight]) for f in (np.mean, np.min, np.max))
+            ax.bar(k, mean, 0.8, color=colours[k], label=name)
+            ax.errorbar(k, mean, [[mean - low], [high - mean]], color="0.4", capsize=3, linewidth=1)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(xticks=[], title=weight)
+        ax.spines["bottom"].set_visible(False)
+    figure.axes[0].set_ylabel("push along the weight")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_trainings(runs: dict[str, Any], titles: Sequence[str], bins: int = 6) -> Figure:
+    """Draw what several trainings with each estimate did: means over bins of batches, with error bars.
+
+    Parameters
+    ----------
+    runs : dict
+        From the name of an estimate to an array of shape (seeds, batches, quantities).
+    titles : sequence of str
+        One for each quantity, with its unit.
+    bins : int
+        The number of points of a curve.
+
+    An error bar is the standard deviation over the seeds. The curves are shifted a little sideways, so that
+    none hides another.
+    """
+    figure = Figure(figsize=(9, 3.3))
+    panels = figure.subplots(1, len(titles))
+    for k, (name, run) in enumerate(runs.items()):
+        colour, marker = ESTIMATES[name]
+        seeds, batches, quantities = run.shape
+        width = batches // bins
+        means = run[:, : bins * width].reshape(seeds, bins, width, quantities).mean(axis=2)
+        middle = width * (np.arange(bins) + 0.5) + 0.25 * width * (k - 1)
+        for ax, title, values in zip(panels, titles, np.moveaxis(means, 2, 0), strict=True):
+            mean, spread = values.mean(axis=0), values.std(axis=0)
+            ax.errorbar(
+                middle, mean, spread, color=colour, marker=marker, markersize=4, linewidth=1, label=name
+            )
+            ax.set(xlabel="batch", title=title, xlim=(0, batches), ylim=(0, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
