@@ -481,3 +481,246 @@ def draw_trainings(runs: dict[str, Any], titles: Sequence[str], bins: int = 6) -
             ax.set(xlabel="batch", title=title, xlim=(0, batches), ylim=(0, None))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
+
+
+# ---- matrices and feature maps of notebook 4
+
+
+def show_numbers(
+    ax: Axes,
+    a: Any,
+    title: str = "",
+    cmap: str = "Blues",
+    limits: tuple[float, float] | None = None,
+    size: float = 9,
+) -> None:
+    """Draw a matrix as coloured squares with its numbers."""
+    low, high = limits or (min(np.min(a), 0), max(np.max(a), 1) * 1.6)
+    ax.imshow(a, cmap=cmap, vmin=low, vmax=high)
+    for (i, j), value in np.ndenumerate(a):
+        ax.text(j, i, f"{value:g}".replace("-", "−"), ha="center", va="center", fontsize=size)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, loc="center")
+
+
+def frame(ax: Axes, row: float, column: float, height: int = 1, width: int = 1, colour: str = "0.3") -> None:
+    """Draw a box around some entries of a matrix that `show_numbers` drew."""
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(
+        plt.Rectangle(corner, width, height, fill=False, ec=colour, linewidth=2.2, clip_on=False, zorder=3)
+    )
+
+
+SIGNED = {"cmap": "RdBu_r", "limits": (-6, 6)}
+"""Options of `show_numbers` for numbers of both signs."""
+
+
+def draw_lowering(image: Any, patches: Any, kernel: Any, product: Any, row: int = 6) -> Figure:
+    """Draw a convolution as a matrix product, with one patch framed in each picture.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    patches : ndarray, shape (H'W', k²)
+    kernel : ndarray, shape (k, k)
+    product : ndarray, shape (H'W',)
+    row : int
+        The patch to frame.
+    """
+    k, width = len(kernel), image.shape[1] - len(kernel) + 1
+    i, j = divmod(row, width)
+    figure = Figure(figsize=(9, 4.2))
+    axes = figure.subplots(1, 5, width_ratios=[5, 3.6, 1.2, 1.2, 4])
+    show_numbers(axes[0], image, "image $s$")
+    show_numbers(axes[1], patches, f"patches,\n{len(patches)} × {k * k}", size=7)
+    show_numbers(axes[2], kernel.reshape(-1, 1), "kernel", **SIGNED)
+    show_numbers(axes[3], product.reshape(-1, 1), "product", size=7, **SIGNED)
+    show_numbers(axes[4], product.reshape(-1, width), r"$w \star s$", **SIGNED)
+    blue = COLOURS["free"]
+    boxes = ((i, j, k, k), (row, 0, 1, k * k), (0, 0, k * k, 1), (row, 0, 1, 1), (i, j, 1, 1))
+    for ax, box in zip(axes, boxes, strict=True):
+        frame(ax, *box, colour=blue)
+    return figure
+
+
+def draw_kernel(image: Any, kernel: Any, convolved: Any, pooled: Any) -> Figure:
+    """Draw an image, a kernel, the convolution and the pooled convolution, each of shape (H, W)."""
+    figure = Figure(figsize=(9, 2.7))
+    axes = figure.subplots(1, 4)
+    limit = 0.8 * max(np.abs(convolved).max(), 1e-9)
+    show_numbers(axes[1], kernel.round(1), "kernel $w$", "RdBu_r", (-3, 3), size=7)
+    axes[0].imshow(image, vmin=0, vmax=1)
+    for ax, a in ((axes[2], convolved), (axes[3], pooled)):
+        ax.imshow(a, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    titles = ("image $x$", None, r"$w \star x$", r"$\mathcal{P}(w \star x)$")
+    for ax, a, title in zip(axes, (image, None, convolved, pooled), titles, strict=True):
+        if title:
+            ax.set_title(f"{title}, {a.shape[0]}×{a.shape[1]}", loc="center")
+            ax.set(xticks=[], yticks=[])
+    return figure
+
+
+def draw_matrices(
+    matrices: dict[str, tuple[Any, str, str]], cmap: str = "RdBu_r", width: float = 9
+) -> Figure:
+    """Draw matrices side by side as coloured squares.
+
+    Parameters
+    ----------
+    matrices : dict
+        From a title to (matrix, what it maps to, what it maps from).
+    cmap : str
+    width : float
+        Of the figure, in inches.
+    """
+    shapes = [matrix.shape for matrix, *_ in matrices.values()]
+    figure = Figure(figsize=(width, 3.1))
+    axes = figure.subplots(1, len(matrices), width_ratios=[columns for _, columns in shapes])
+    for ax, (title, (matrix, rows, columns)) in zip(axes, matrices.items(), strict=True):
+        limit = 1.6 * np.abs(matrix).max()
+        ax.imshow(matrix, cmap=cmap, vmin=-limit, vmax=limit)
+        ax.set(xticks=np.arange(-0.5, matrix.shape[1]), yticks=np.arange(-0.5, matrix.shape[0]))
+        ax.grid(color="0.85", linewidth=0.5)
+        ax.tick_params(length=0, labelbottom=False, labelleft=False)
+        ax.set_title(title, loc="center")
+        ax.set(xlabel=f"from {columns}", ylabel=f"to {rows}")
+    return figure
+
+
+def draw_pooling(a: Any, switches: Any, pooled: Any, post: Any, unpooled: Any) -> Figure:
+    """Draw max-pooling by 2 with its switches, and unpooling, with the windows framed."""
+    figure = Figure(figsize=(9, 2.4))
+    axes = figure.subplots(1, 5, width_ratios=[4, 4, 2.6, 2.6, 4])
+    show_numbers(axes[0], a, r"$a = w \star s^{\mathrm{pre}}$", **SIGNED)
+    show_numbers(axes[1], switches.astype(int), "switches $m$", limits=(0, 2.5))
+    show_numbers(axes[2], pooled, r"$\mathcal{P}(a)$", **SIGNED)
+    show_numbers(axes[3], post, r"$s^{\mathrm{post}}$", "Oranges", (0, 1.6))
+    show_numbers(axes[4], unpooled, r"$\mathcal{P}^{-1}(s^{\mathrm{post}})$", "Oranges", (0, 1.6))
+    for ax in axes[[0, 1, 4]]:
+        for i, j in np.ndindex(*np.shape(pooled)):
+            frame(ax, 2 * i, 2 * j, 2, 2)
+    return figure
+
+
+def draw_patches(image: Any, unpooled: Any, k: int = 2) -> Figure:
+    """Draw ∂φ/∂w as the sum of the patches at the switches, each times its value of post."""
+    places = np.argwhere(unpooled)
+    figure = Figure(figsize=(9, 2.3))
+    axes = figure.subplots(1, len(places) + 2, width_ratios=[5, *[2.4] * len(places), 2.8])
+    show_numbers(axes[0], image, r"$s^{\mathrm{pre}}$")
+    total = np.zeros((k, k))
+    for n, (i, j) in enumerate(places):
+        patch, value = image[i : i + k, j : j + k], unpooled[i, j]
+        total += value * patch
+        show_numbers(axes[n + 1], patch, f"{'+ ' if n else ''}{value:g} ×", limits=(0, 5))
+        for ax, corner in ((axes[0], (i, j)), (axes[n + 1], (0, 0))):
+            frame(ax, *corner, k, k, LAYERS[n])
+    show_numbers(axes[-1], total, r"= $\partial\phi/\partial w$", "Oranges", (0, 12))
+    return figure
+
+
+def draw_kinks(r: Any, values: Any, kinks: Any, tangents: dict[float, tuple[float, float]]) -> Figure:
+    """Draw φ along a line in the space of s^pre, the places where a switch changes, and tangents.
+
+    Parameters
+    ----------
+    r, values : ndarray
+        The place on the line, and φ there.
+    kinks : sequence of float
+    tangents : dict
+        From a place r to (φ, slope with the switches of this place held).
+    """
+    figure = Figure(figsize=(9, 3.2))
+    ax = figure.subplots()
+    for k, place in enumerate(kinks):
+        label = "a switch changes" if k == 0 else None
+        ax.axvline(place, color=COLOURS["muted"], linestyle=":", linewidth=0.9, label=label)
+    ax.plot(r, values, color=COLOURS["free"], label=r"$\phi$, maxima found anew")
+    for k, (place, (value, slope_of)) in enumerate(tangents.items()):
+        ends = place + np.array([-0.3, 0.3])
+        label = "slope with the switches of the dot held" if k == 0 else None
+        ax.plot(ends, value + slope_of * (ends - place), color=COLOURS["nudged"], label=label)
+        ax.plot(place, value, "o", color=COLOURS["nudged"])
+    ax.set(xlabel="$r$", ylabel=r"$\phi$", title=r"$\phi$ on the line $s^{\mathrm{pre}} + r\,v$")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_maps(
+    image: Any, state: Sequence[Any], cmap: str = "gray", limits: Sequence[float] | None = None
+) -> Figure:
+    """Draw one sample of a CNN with two convolutional layers: every feature map, and the output as bars.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    state : (s¹, s², s³), of shapes (H, W, C), (H, W, C) and (n,)
+    cmap : str
+        Of the feature maps.
+    limits : sequence of float, optional
+        If given, the colours of the layers range from −limit to limit; otherwise from 0 to the maximum.
+    """
+    first, second, output = state
+    figure = Figure(figsize=(9, 5))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    left, middle = top.subfigures(1, 2, width_ratios=[1, 2.9])
+    right = bottom.subfigures(1, 2, width_ratios=[2.9, 1])
+    ax = left.subplots()
+    ax.imshow(image, vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title("input $x$", loc="center")
+    for part, maps, rows, n in ((middle, first, 1, 0), (right[0], second, 2, 1)):
+        low, high = (0, maps.max()) if limits is None else (-limits[n], limits[n])
+        axes = part.subplots(rows, maps.shape[2] // rows)
+        for ax, k in zip(axes.flat, range(maps.shape[2]), strict=True):
+            shown = ax.imshow(maps[..., k], cmap=cmap, vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+        part.suptitle(f"layer {n + 1}: {maps.shape[2]} maps of {maps.shape[0]}×{maps.shape[1]}")
+        part.colorbar(shown, ax=axes, aspect=18, shrink=0.8, pad=0.02)
+    ax = right[1].subplots()
+    ax.barh(range(len(output)), output, color=COLOURS["free"] if limits is None else COLOURS["nudged"])
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(yticks=range(len(output)), title="output")
+    ax.invert_yaxis()
+    return figure
+
+
+def draw_cosines(cosines: dict[str, Sequence[float]]) -> Figure:
+    """Draw the cosine between an update and the gradient for several networks, by the kind of connection."""
+    figure = Figure(figsize=(9, 3))
+    ax = figure.subplots()
+    colours = (COLOURS["ep"], COLOURS["nudged"], COLOURS["second"], COLOURS["third"])
+    for n, (values, colour) in enumerate(zip(cosines.values(), colours, strict=False)):
+        places = np.linspace(n - 0.2, n + 0.2, len(values))
+        ax.plot(places, values, "o", color=colour, markersize=6)
+    for value, style in ((1, "--"), (0, ":")):
+        ax.axhline(value, color=COLOURS["bptt"], linewidth=0.8, linestyle=style, zorder=0)
+    ax.set(xticks=range(len(cosines)), xticklabels=list(cosines), ylim=(-0.7, 1.1))
+    ax.set(ylabel="cosine to the gradient", title="EP's update of the first kernel")
+    return figure
+
+
+def draw_ties(
+    energy: Callable[..., Any], path: Callable[..., Any], starts: Sequence[tuple[float, float]]
+) -> Figure:
+    """Draw the energy of two neurons in one pooling window, with paths, for a positive and a negative post.
+
+    Parameters
+    ----------
+    energy : callable
+        Maps (s₁, s₂, v) to the energy, where v is the value of post.
+    path : callable
+        Maps a start and v to states, shape (steps + 1, 2).
+    starts : sequence of (s₁, s₂)
+    """
+    figure = Figure(figsize=(9, 3.8))
+    colours = (COLOURS["free"], COLOURS["second"], COLOURS["third"])
+    titles = ("post = +1: a ridge at the tie", "post = −1: a minimum at the tie")
+    for ax, v, title in zip(figure.subplots(1, 2), (1.0, -1.0), titles, strict=True):
+        draw_landscape(ax, lambda a, b, v=v: energy(a, b, v))
+        ax.plot([-1.2, 1.6], [-1.2, 1.6], ":", color="black", linewidth=1)
+        for start, colour in zip(starts, colours, strict=True):
+            ax.plot(*path(start, v).T, ".-", color=colour, linewidth=1, markersize=4)
+        ax.set(xlim=(-1.2, 1.6), ylim=(-1.2, 1.6), title=title)
+    return figure
