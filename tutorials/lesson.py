@@ -112,14 +112,14 @@ def descend(height: Height, start: Any = (0.0, 0.0), epsilon: float = 0.2, steps
     return np.array(path)
 
 
-def draw_landscape(ax: Axes, height: Height) -> None:
-    """Draw the level lines of a height over (s₁, s₂). Dark is low."""
-    grid = np.meshgrid(*[np.linspace(-REACH, REACH, 81)] * 2)
+def draw_landscape(ax: Axes, height: Height, low: float = -REACH, high: float = REACH) -> None:
+    """Draw the level lines of a height over (s₁, s₂), both from ``low`` to ``high``. Dark is low."""
+    grid = np.meshgrid(*[np.linspace(low, high, 81)] * 2)
     values = height(*grid)
     levels = values.min() + np.ptp(values) * np.linspace(0, 1, 19) ** 1.7  # denser near the minima
     ax.contourf(*grid, values, levels, cmap="Greys_r", vmin=values.min() - 0.8 * np.ptp(values))
-    ax.contour(*grid, values, levels, colors="white", linewidths=0.5)
-    ax.set(xlabel="$s_1$", ylabel="$s_2$", aspect="equal", xlim=(-REACH, REACH), ylim=(-REACH, REACH))
+    ax.contour(*grid, values, levels, colors="white", linewidths=0.5, linestyles="solid")
+    ax.set(xlabel="$s_1$", ylabel="$s_2$", aspect="equal", xlim=(low, high), ylim=(low, high))
 
 
 def draw_descent(height: Height, title: str = "") -> Figure:
@@ -204,8 +204,8 @@ def draw_settling(activities: Sequence[Sequence[Any]], residuals: Any, times: Se
     times : sequence of int
     """
     layers = len(activities[0])
-    figure = Figure(figsize=(9, 2.9))
-    maps, curve = figure.subfigures(1, 2, width_ratios=[2.2, 1])
+    figure = Figure(figsize=(9.4, 2.7))
+    maps, curve = figure.subfigures(1, 2, width_ratios=[2.8, 1])
     axes = maps.subplots(layers, len(times))
     for n, row in enumerate(axes):
         side = round(np.sqrt(activities[0][n].size))
@@ -252,9 +252,9 @@ def draw_sliding_minimum(beta: float, w: float = 1.0, x: float = 0.3, target: fl
     figure = Figure(figsize=(8.4, 3.3))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
 
-    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2)
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2, -0.7, 1.7)
     left.axhline(target, color="black", linestyle=":", linewidth=1)
-    left.text(-1.85, target + 0.07, "target", fontsize=8)
+    left.text(-0.65, target + 0.07, "target", fontsize=8)
     left.plot(*curve, color="black", linewidth=1)
     for point, name in ((free, "free"), (nudged, "nudged")):
         left.plot(*point, "o", color=COLOURS[name], markersize=7)
@@ -286,48 +286,96 @@ def draw_sliding_minimum(beta: float, w: float = 1.0, x: float = 0.3, target: fl
     return figure
 
 
-# ---- the seven neurons of notebook 2
+# ---- notebook 2
+
+
+def draw_updates(exact: Any, updates: Any, names: Sequence[str]) -> Figure:
+    """Draw minus the gradient of each parameter as bars, and the updates of EP for some β as marks.
+
+    Parameters
+    ----------
+    exact : dict of ndarray
+        dL/dθ.
+    updates : dict
+        For each label, Δθ as a dict of arrays.
+    names : sequence of str
+        The parameters to draw.
+    """
+    figure = Figure(figsize=(8.4, 2.9))
+    ax = figure.subplots()
+    flat = np.concatenate([exact[name].ravel() for name in names])
+    places = np.arange(len(flat))
+    ax.bar(places, -flat, color="0.82", label=r"$-d\mathcal{L}/d\theta$, finite differences")
+    for (label, update), style in zip(
+        updates.items(), ({"marker": "_", "markersize": 12}, {"marker": "o", "markersize": 4}), strict=False
+    ):
+        values = np.concatenate([update[name].ravel() for name in names])
+        ax.plot(places, values, linestyle="", color=COLOURS["ep"], label=label, **style)
+    ticks = [f"{name}[{','.join(map(str, i))}]" for name in names for i in np.ndindex(exact[name].shape)]
+    ax.set_xticks(places, ticks, rotation=60, ha="right", fontsize=8)
+    ax.axhline(0, color="0.5", linewidth=0.8)
+    ax.set_ylabel("update")
+    ax.legend()
+    return figure
+
 
 PLACES = (((0, 0.5), (0, -0.5)), ((1, 1), (1, 0), (1, -1)), ((2, 0.5), (2, -0.5)))
 
 
-def draw_seven(
-    ax: Axes, nodes: Sequence[Any], weights: Sequence[Any], limits: tuple[float, float], title: str
-) -> None:
-    """Draw a network of 2, 3 and 2 neurons with a number in each.
+def draw_networks(
+    panels: Sequence[tuple[str, Sequence[Any]]], weights: Sequence[Any], diverging: Any
+) -> Figure:
+    """Draw a network of 2, 3 and 2 neurons several times, with a number in each neuron.
 
     Parameters
     ----------
-    nodes : three arrays
-        The numbers in the neurons of each layer.
+    panels : sequence of (title, numbers)
+        The numbers in the neurons of each of the three layers.
     weights : two matrices
         Drawn as lines: red for positive, blue for negative, thick for large.
-    limits : (low, high)
-        Of the colour scale. It diverges if the limits are symmetric about 0.
+    diverging : sequence of bool
+        For each panel, whether its colours diverge from 0.
     """
-    diverging = limits[0] == -limits[1]
-    cmap = plt.get_cmap("RdBu_r" if diverging else "YlOrBr")
-    for n, w in enumerate(weights):
-        for (i, j), value in np.ndenumerate(w):
-            colour = "#b2182b" if value > 0 else "#2166ac"
-            ax.plot(*zip(PLACES[n][i], PLACES[n + 1][j], strict=True), color=colour, linewidth=4 * abs(value))
-    for place, value in zip(
-        (p for layer in PLACES for p in layer), np.concatenate([np.ravel(n) for n in nodes]), strict=True
-    ):
-        shade = (value - limits[0]) / (limits[1] - limits[0])
-        light = abs(shade - 0.5) > 0.35 if diverging else shade > 0.6
-        ax.plot(*place, "o", color=cmap(shade), markeredgecolor="0.3", markersize=25, zorder=3)
-        ax.text(
-            *place,
-            f"{value + 0.0:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if light else "black",
-            zorder=4,
+    figure = Figure(figsize=(3 * len(panels), 2.8))
+    for ax, (title, layers), signed in zip(figure.subplots(1, len(panels)), panels, diverging, strict=True):
+        for n, w in enumerate(weights):
+            for (i, j), value in np.ndenumerate(w):
+                colour = "#b2182b" if value > 0 else "#2166ac"
+                ends = zip(PLACES[n][i], PLACES[n + 1][j], strict=True)
+                ax.plot(*ends, color=colour, linewidth=4 * abs(value), alpha=0.6)
+        values = np.concatenate([np.ravel(layer) for layer in layers])
+        high = np.abs(values).max() if signed else 1.0
+        for place, value in zip((p for layer in PLACES for p in layer), values, strict=True):
+            shade = (value / high + 1) / 2 if signed else 0.7 * np.clip(value, 0, 1)
+            face = plt.get_cmap("RdBu_r" if signed else "YlOrBr")(
+                0.5 + 0.6 * (shade - 0.5) if signed else shade
+            )
+            text = "0" if value == 0 else f"{value:+.2f}" if signed else f"{value:.2f}"
+            ax.plot(*place, "o", color=face, markeredgecolor="0.3", markersize=27, zorder=3)
+            ax.text(*place, text, ha="center", va="center", fontsize=8, zorder=4)
+        ax.set(xlim=(-0.35, 2.35), ylim=(-1.45, 1.4), title=title)
+        ax.axis("off")
+    return figure
+
+
+def draw_training(losses: Any) -> Figure:
+    """Draw the median loss of several seeds over the updates, and the range between the seeds.
+
+    Parameters
+    ----------
+    losses : dict
+        For each label an array (seeds, updates).
+    """
+    figure = Figure(figsize=(6, 2.7))
+    ax = figure.subplots()
+    for (label, values), colour in zip(losses.items(), (COLOURS["free"], COLOURS["second"]), strict=False):
+        ax.semilogy(np.median(values, axis=0), color=colour, label=f"{label}, median of {len(values)} seeds")
+        ax.fill_between(
+            np.arange(values.shape[1]), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
         )
-    ax.set(xlim=(-0.35, 2.35), ylim=(-1.4, 1.4), title=title)
-    ax.axis("off")
+    ax.set(xlabel="update", ylabel=r"loss $\mathcal{L}$")
+    ax.legend()
+    return figure
 
 
 # ---- the estimates of notebook 3
@@ -353,8 +401,7 @@ def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
 
-    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2)
-    left.set(xlim=(-0.5, 1.7), ylim=(-0.5, 1.7))
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2, -0.5, 1.7)
     left.axhline(target, color="black", linestyle=":", linewidth=1)
     left.text(1.55, target + 0.05, "target", fontsize=8, ha="right")
     left.plot(*curve, color="black", linewidth=1)
@@ -365,8 +412,8 @@ def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.
 
     right.plot(betas, np.prod(np.tanh(curve), axis=0), color="black", linewidth=2.2, label=r"$g(\beta)$")
     ends = np.array([-0.9, 0.9])
-    right.plot(ends, free + tangent * ends, "--", color=COLOURS["bptt"], linewidth=1)
-    right.text(-0.9, free - 0.9 * tangent - 0.05, f"slope {tangent:.3f}", fontsize=8)
+    label = f"tangent at 0, slope {tangent:.3f}"
+    right.plot(ends, free + tangent * ends, "--", color=COLOURS["bptt"], linewidth=1, label=label)
     if beta:
         secants = {
             "one-sided": ([0, beta], [free, above]),
@@ -718,9 +765,9 @@ def draw_ties(
     colours = (COLOURS["free"], COLOURS["second"], COLOURS["third"])
     titles = ("post = +1: a ridge at the tie", "post = −1: a minimum at the tie")
     for ax, v, title in zip(figure.subplots(1, 2), (1.0, -1.0), titles, strict=True):
-        draw_landscape(ax, lambda a, b, v=v: energy(a, b, v))
+        draw_landscape(ax, lambda a, b, v=v: energy(a, b, v), -1.2, 1.6)
         ax.plot([-1.2, 1.6], [-1.2, 1.6], ":", color="black", linewidth=1)
         for start, colour in zip(starts, colours, strict=True):
             ax.plot(*path(start, v).T, ".-", color=colour, linewidth=1, markersize=4)
-        ax.set(xlim=(-1.2, 1.6), ylim=(-1.2, 1.6), title=title)
+        ax.set_title(title)
     return figure
