@@ -68,7 +68,7 @@ SECOND_EDITION_PARTS = {  # of the first and of the last cell
     },
     -1: {"summary": r"^\*\*Summary"},
 }
-PRIVATE = re.compile(r"(?<![\w.)}\]])_[A-Za-z]\w*|\._[A-Za-z]\w*")
+PRIVATE = re.compile(r"(?<![^\s(\[{,=*.:+/@-])_[A-Za-z]\w*")  # not the index in Δ_s
 
 each = pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
 each_second = pytest.mark.parametrize(
@@ -530,7 +530,7 @@ PLANTED: dict[str, Callable[[NotebookNode], object]] = {
     "a default repr: [<": result("[<matplotlib.lines.Line2D at 0x7f>]"),
     "a default repr: Te": result("Text(0.5, 1.0, 'title')"),
     "a default repr: <A": result("<Axes: xlabel='t'>"),
-    "a private name: ._": replaced(3, "draw", "lesson._show"),
+    "a private name: _sh": replaced(3, "draw", "lesson._show"),
     "a private name: _s": replaced(3, "draw", "_show"),
     "a private name: _e": printed("    return _euler(s)"),
     "a section": replaced(4, "*Figure", "## Exercises\n\n*Figure"),
@@ -596,7 +596,7 @@ def test_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["w_ij", "s_*", "Φ_ε", "x._", "for _ in s", "cost.__name__", "(s)_t", "1_000"]
+    "text", ["w_ij", "s_*", "Φ_ε", "∇_s", "x._", "for _ in s", "cost.__name__", "(s)_t", "1_000"]
 )
 def test_no_private_name(text: str) -> None:
     assert PRIVATE.findall(text) == []
