@@ -5,7 +5,7 @@ Each function takes an array of any shape and returns one of the same shape and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,10 @@ class Activation:
     """
 
     name: str
-    value: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
-    second: Callable[[Array], Array]
-    derivative_from_value: Callable[[Array], Array] | None = None
+    value: Callable[[Array], Array] = field(repr=False)
+    derivative: Callable[[Array], Array] = field(repr=False)
+    second: Callable[[Array], Array] = field(repr=False)
+    derivative_from_value: Callable[[Array], Array] | None = field(default=None, repr=False)
 
     def slope(self, a: Array, value: Array) -> Array:
         """Return σ′(a), computed from ``value`` = σ(a) where the activation offers that."""

@@ -163,7 +163,7 @@ def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[f
     for number in numbers:
         chosen = np.arange(number * run.batch_size, (number + 1) * run.batch_size) % len(samples)
         batch = samples[chosen]
-        x, y = batch.inputs(network, np.float32), batch.targets(network, np.float32)
+        x, y = batch.inputs(network, np.float32), batch.targets(run.dynamics, np.float32)
         update = rule(run.dynamics, theta, x, y, phases.draw(rng))
         run.optimizer.step(theta, update.gradient, state, 1.0)
         steps.append(float(update.free.steps))

@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
 
 def check_batch(
-    network: Network, theta: Mapping[str, Array], x: Array, s: tuple[Array, ...] | None = None
+    network: Network,
+    theta: Mapping[str, Array],
+    x: Array,
+    s: tuple[Array, ...] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
-    """Check that θ, the input x and, where one is given, the state s fit the network."""
-    check_theta(theta, network.parameter_shapes)
+    """Check that θ, the input x and, where one is given, the state s fit the network.
+
+    ``shapes`` are those of the parameters, if θ holds more than the network's.
+    """
+    check_theta(theta, network.parameter_shapes if shapes is None else shapes)
     check_input(network, x)
     if s is not None:
         check_state(network, s, theta, x)
@@ -45,6 +52,8 @@ def check_theta(theta: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]
         _check_array(f"theta[{name!r}]", value)
         if value.shape != shapes[name]:
             raise ValueError(f"theta[{name!r}] must have shape {shapes[name]}, got {value.shape}")
+    if len(dtypes := {str(value.dtype) for value in theta.values()}) > 1:
+        raise TypeError(f"all parameters of theta must have one dtype, got {' and '.join(sorted(dtypes))}")
 
 
 def check_input(network: Network, x: Array) -> None:
@@ -75,12 +84,12 @@ def check_state(network: Network, s: tuple[Array, ...], theta: Mapping[str, Arra
             raise TypeError(f"layer {n} of the state must be {dtype} as x and theta are, got {value.dtype}")
 
 
-def check_target(network: Network, y: Any, x: Array) -> Array:
-    """Return y as a real array of the shape of the output and of the precision of x.
+def check_target(shape: tuple[int, ...], y: Any, x: Array) -> Array:
+    """Return y as a real array of this shape for each sample of x, and of the precision of x.
 
     A one-hot y may consist of booleans or integers and may be a list.
     """
-    wanted = (len(x), *network.shapes[-1])
+    wanted = (len(x), *shape)
     try:
         target = np.asarray(y)
     except ValueError:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Activation, Array, refuse_complex, sigmoid
 from eqprop_np.checks import as_python, check_batch, check_kind, check_target, describe, is_number
-from eqprop_np.costs import Cost, squared_error
+from eqprop_np.connections import Shape
+from eqprop_np.costs import Cost, Readout, squared_error
 from eqprop_np.network import InputDrive, Network, Snapshot, State, Theta
 
 
@@ -20,18 +22,44 @@ class Nudge(NamedTuple):
 
     Attributes
     ----------
-    beta : float
-        The strength β. A positive one pulls the output towards the target.
+    beta : float or complex
+        The strength β. A positive one pulls the output towards the target. Holomorphic EP uses complex ones.
     target : ndarray, shape (B, classes)
         y.
     """
 
-    beta: float
+    beta: complex
     target: Array
 
 
+class _Parts:
+    """What both dynamics ask their network and their cost together."""
+
+    network: Network
+    cost: Cost | Readout
+
+    @property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """The name and shape of each parameter: the network's, and those of a cost with parameters."""
+        return self.network.parameter_shapes | self.cost.parameter_shapes(self.network.shapes[-1])
+
+    @property
+    def target_shape(self) -> Shape:
+        """The shape of a sample's target y: that of the output, or of the scores of a readout."""
+        return self.cost.target_shape(self.network.shapes[-1])
+
+    def init(self, rng: np.random.Generator, dtype: DTypeLike = np.float32, psi: float = 0.0) -> Theta:
+        """Return random parameters: those of `Network.init`, and those of a cost with parameters."""
+        theta = self.network.init(rng, dtype, psi)
+        return theta | self.cost.init(self.network.shapes[-1], rng, dtype)
+
+    def scores(self, theta: Theta, s: State) -> Array:
+        """Return the scores of the classes in the state s: the output s^N, or the scores of a readout."""
+        return self.cost.scores(theta, s[-1])
+
+
 @dataclass(frozen=True)
-class DiscreteTime:
+class DiscreteTime(_Parts):
     """The discrete-time ("prototypical") dynamics, Eq. (3):
 
         s^n ← σ(∂Φ/∂s^n(x, s, θ)),    s^N ← σ(∂Φ/∂s^N) − β ∂ℓ/∂s^N
@@ -43,13 +71,13 @@ class DiscreteTime:
     network : Network
     sigma : Activation
         σ.
-    cost : Cost
-        ℓ.
+    cost : Cost or Readout
+        ℓ. A readout adds its parameters to θ.
     """
 
     network: Network
     sigma: Activation = sigmoid
-    cost: Cost = squared_error
+    cost: Cost | Readout = squared_error
 
     keeps_state = False
     """A layer's next state does not depend on its own state, except through the nudge."""
@@ -79,7 +107,7 @@ class DiscreteTime:
 
 
 @dataclass(frozen=True)
-class RealTime:
+class RealTime(_Parts):
     """The real-time ("energy-based") dynamics, an Euler step of ds/dt = −∂E/∂s − β ∂ℓ/∂s:
 
         E = ½‖s‖² − Φ(x, ρ(s), θ)
@@ -97,15 +125,15 @@ class RealTime:
         The time step ε.
     clamp : bool
         Keep s in [0, 1] after each step, as the authors do for training.
-    cost : Cost
-        ℓ.
+    cost : Cost or Readout
+        ℓ. A readout adds its parameters to θ.
     """
 
     network: Network
     sigma: Activation = sigmoid
     epsilon: float = 0.2
     clamp: bool = True
-    cost: Cost = squared_error
+    cost: Cost | Readout = squared_error
 
     keeps_state = True
     """A layer's next state depends on its own state."""
@@ -170,15 +198,20 @@ def _check_parts(dynamics: Dynamics) -> None:
     for name, kind, example in (
         ("network", Network, "a Network such as chain([784, 512, 10])"),
         ("sigma", Activation, "an Activation such as sigmoid"),
-        ("cost", Cost, "a Cost such as squared_error"),
+        ("cost", Cost | Readout, "a Cost such as squared_error or a Readout"),
     ):
         check_kind(name, getattr(dynamics, name), kind, example)
+    network, cost = dynamics.network, dynamics.cost
+    if twice := network.parameter_shapes.keys() & cost.parameter_shapes(network.shapes[-1]).keys():
+        raise ValueError(
+            f"{min(twice)} names a parameter of the network and of the cost: rename a connection"
+        )
 
 
 def check_arguments(dynamics: Dynamics, theta: Theta, x: Array, s: State | None = None) -> None:
     """Check the dynamics, and that θ, x and, where one is given, s fit its network."""
     check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
-    check_batch(dynamics.network, theta, x, s)
+    check_batch(dynamics.network, theta, x, s, dynamics.parameter_shapes)
 
 
 def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | None:
@@ -188,7 +221,7 @@ def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | No
     check_kind("nudge", nudge, Nudge, "Nudge(beta, target) or None")
     if not is_number(nudge.beta):
         raise ValueError(f"the nudge's beta must be a finite number, got {describe(nudge.beta)}")
-    return Nudge(as_python(nudge.beta), check_target(dynamics.network, nudge.target, x))
+    return Nudge(as_python(nudge.beta), check_target(dynamics.target_shape, nudge.target, x))
 
 
 # ---- one step
@@ -230,16 +263,16 @@ def one_step(
     """Return `step` without its checks, for an input whose drive is known."""
     activities = (static.x, *map(dynamics.activity, s))
     drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
-    force = output_force(dynamics, s[-1], nudge)
+    force = output_force(dynamics, theta, s[-1], nudge)
     return tuple(
         dynamics.update(value, activities[n], drives[n], force if n == len(s) else None)
         for n, value in enumerate(s, start=1)
     )
 
 
-def output_force(dynamics: Dynamics, output: Array, nudge: Nudge | None) -> Array | None:
+def output_force(dynamics: Dynamics, theta: Theta, output: Array, nudge: Nudge | None) -> Array | None:
     """Return the force −β ∂ℓ/∂s^N of the nudge on the output s^N."""
-    return None if nudge is None else -nudge.beta * dynamics.cost.derivative(output, nudge.target)
+    return None if nudge is None else -nudge.beta * dynamics.cost.at(theta).derivative(output, nudge.target)
 
 
 def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:

@@ -1,6 +1,6 @@
-"""Draw the figures of the abstract and the filters of a trained CNN.
+"""Draw the figures of the abstract, the filters of a trained CNN, and the errors of a trained network.
 
-The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c`` and ``filters``.
+The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``, ``filters`` and ``errors``.
 
 - Fig. 1(a) shows the free phase unrolled with BPTT's gradients, and the nudged phase with EP's updates.
 - Fig. 1(b) compares Δ_θ(t) and −∇_θ(t) for some synapses in standard EP, continual EP and a discrete-time
@@ -8,8 +8,9 @@ The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c`` and
 - Fig. 1(c) plots the test error after training against the angle between updates and gradients before
   training. Its points are the recorded runs of `eqprop_np.sweep`.
 - The filters are those of the first layer of a CNN, with the steady states of three samples.
+- The errors are those of a checkpoint on its test set: the confusion matrix and the worst errors.
 
-The colours are those of Okabe and Ito, which colour-blind readers can distinguish.
+The colours are those of `eqprop_np.plots.COLOURS`, which colour-blind readers can distinguish.
 """
 
 import argparse
@@ -34,11 +35,11 @@ from eqprop_np.experiments.datasets import load as load_data
 from eqprop_np.experiments.systems import SYSTEMS
 from eqprop_np.files import replacing
 from eqprop_np.network import Theta
+from eqprop_np.plots import COLOURS, plot_confusion_matrix, plot_worst_errors
 from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.theorem import NotConverged, first_phase, gradients, updates
-from eqprop_np.training import Samples
+from eqprop_np.training import Samples, outputs
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 GREY = "0.45"
 ROOT = Path(__file__).resolve().parents[1]
 STYLE: dict[str, Any] = {
@@ -395,6 +396,31 @@ def _mosaic(tiles: Array) -> Array:
     return picture.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]
 
 
+# ---- the errors of a trained network
+
+
+def draw_errors(samples: Samples, found: Array) -> Figure:
+    """Draw the confusion matrix and the worst errors of a trained network.
+
+    Parameters
+    ----------
+    samples : Samples
+        The test set, with labels.
+    found : ndarray, shape (N, classes)
+        The outputs for it.
+
+    Returns
+    -------
+    Figure
+        The confusion matrix on the left, and the 25 worst errors on the right.
+    """
+    figure = Figure(figsize=(10.5, 5.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.2, 1], squeeze=False)[0]
+    plot_confusion_matrix(samples.y, found.argmax(axis=1), left.subplots())
+    plot_worst_errors(samples.x, samples.y, found, right)
+    return figure
+
+
 # ---- the command
 
 
@@ -463,6 +489,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     filters.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
     filters.set_defaults(draw=_filters)
+    errors = figures.add_parser(
+        "errors", parents=[common], help="confusion matrix and worst errors of a checkpoint on its test set"
+    )
+    errors.add_argument(
+        "--weights",
+        type=Path,
+        metavar="CHECKPOINT",
+        default=WEIGHTS,
+        help="checkpoint or directory of a run (default: the committed CNN, data/pretrained/conv.npz)",
+    )
+    errors.add_argument("--data", help="data set, as in eqprop_np.mnist (default: that of the run)")
+    errors.set_defaults(draw=_errors)
     return parser
 
 
@@ -485,6 +523,20 @@ def _filters(options: argparse.Namespace) -> Figure:
         )
     samples = Samples(dataset.test_images, dataset.test_labels)[:3]
     return draw_filters(dynamics, progress.theta, samples, experiment.phases)
+
+
+def _errors(options: argparse.Namespace) -> Figure:
+    path = options.weights / "checkpoint.npz" if options.weights.is_dir() else options.weights
+    configuration, progress = load(path)
+    dataset = load_data(options.data or configuration.source)
+    if mismatch := configuration.mismatch(dataset):
+        raise ValueError(f"{path}: {mismatch}: give the data of the run with --data")
+    experiment = configuration.experiment
+    dynamics = experiment.build(configuration.image, configuration.classes)
+    _, test = configuration.samples(dataset)
+    figure = draw_errors(test, outputs(dynamics, progress.theta, test.x, experiment.phases))
+    figure.suptitle(f"{experiment.name} on {configuration.dataset}, {configuration.tested} set")
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -14,8 +14,9 @@ and "w2-1", of the same shape, for the drive to layer 1. Its drives are not the 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, reduce
+from math import prod
 from operator import iadd
 from typing import NamedTuple
 
@@ -89,6 +90,12 @@ class Network:
     >>> network = Network(((4,), (3,)), (Dense(0, 1, (4,), (3,)),))
     >>> print(network.parameter_shapes)
     {'w0-1': (4, 3), 'b1': (3,)}
+    >>> print(network)
+    layer  shape  from  term   parameter  shape  number
+    0      4
+    1      3            bias   b1         3           3
+                  0     Dense  w0-1       4×3        12
+    total                                            15
     """
 
     shapes: tuple[Shape, ...]
@@ -105,6 +112,36 @@ class Network:
         object.__setattr__(self, "shapes", shapes)
         object.__setattr__(self, "connections", as_tuple("connections", self.connections, example))
         _check_graph(self)
+
+    def __repr__(self) -> str:
+        weights = "" if self.tied else "; untied weights"
+        return (
+            f"<Network: layers {', '.join(map(_times, self.shapes))}; {self._count():,} parameters{weights}>"
+        )
+
+    def __str__(self) -> str:
+        """Return a table of the layers, the terms of Φ that drive each of them, and their parameters."""
+        shapes = self.parameter_shapes
+        rows = [("layer", "shape", "from", "term", "parameter", "shape", "number")]
+
+        def add(layer: str, shape: str, start: str, term: str, name: str) -> None:
+            rows.append((layer, shape, start, term, name, _times(shapes[name]), f"{prod(shapes[name]):,}"))
+
+        rows.append(("0", _times(self.shapes[0]), "", "", "", "", ""))
+        for n in self.layers:
+            add(str(n), _times(self.shapes[n]), "", "bias", f"b{n}")
+            for c in self.connections:
+                if c.post == n:
+                    add("", "", str(c.pre), _settings(c), c.name)
+                if c.pre == n and not self.tied:
+                    add("", "", str(c.post), f"{_settings(c)}, backward", self.backward_name(c))
+        rows.append(("total", "", "", "", "", "", f"{self._count():,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(_line(row, widths) for row in rows)
+
+    def _count(self) -> int:
+        """Return the number of parameters."""
+        return sum(map(prod, self.parameter_shapes.values()))
 
     @property
     def depth(self) -> int:
@@ -380,7 +417,7 @@ class Network:
             for c in self.recurrent
         }
 
-    def contrast(self, a: Snapshot, b: Snapshot, beta: float) -> Theta:
+    def contrast(self, a: Snapshot, b: Snapshot, beta: complex) -> Theta:
         """Return (∂Φ/∂θ(a) − ∂Φ/∂θ(b)) / β of Eqs. (2), (5) and (7), the mean over the batch.
 
         Each state has its own switches, as in Eq. (4).
@@ -421,6 +458,27 @@ class Network:
             | self.pair_gradient(ups)
             | {self.backward_name(c): backward[c.name] for c in self.recurrent}
         )
+
+
+def _times(shape: Shape) -> str:
+    """Return a shape as it is printed, for example 28×28×1."""
+    return "×".join(map(str, shape))
+
+
+def _settings(c: Connection) -> str:
+    """Return the class of a connection and its settings: the fields that are not layers, shapes or names."""
+    others = ("pre", "post", "pre_shape", "post_shape", "name")
+    names: list[str] = [field.name for field in fields(c)] if is_dataclass(c) else []
+    return " ".join(
+        [type(c).__name__, *(f"{name}={getattr(c, name)}" for name in names if name not in others)]
+    )
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    """Return a row of the table. Its last column is aligned on the right."""
+    *cells, number = row
+    texts = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    return "  ".join([*texts, number.rjust(widths[-1])]).rstrip()
 
 
 def _add(a: State, b: State) -> State:
@@ -524,7 +582,7 @@ def convolutional(
 
 def _one_each(value: int | Sequence[int], layers: int) -> Sequence[int]:
     """Return one value for each layer."""
-    values = (value,) if isinstance(value, int | np.integer) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if len(values) not in (1, layers):
         raise ValueError(f"give one value, or one for each of the {layers} convolutions, got {len(values)}")
     return values * layers if len(values) == 1 else values

@@ -59,13 +59,14 @@ class SharedRule:
         return Update(gradient, _joined([piece.free for piece in pieces]))
 
     def outputs(self, x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> Array:
-        """Return the output s^N of the first phase."""
+        """Return the scores of the classes at the end of the first phase: the output s^N, or a readout's."""
         return np.concatenate(self.map(output, (x,), dynamics, theta, phases))
 
 
 def output(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> Array:
-    """Return the output s^N of the first phase."""
-    return free_phase(dynamics, theta, x, phases)[1].state[-1]
+    """Return the scores of the classes at the end of the first phase: the output s^N, or a readout's."""
+    _, free = free_phase(dynamics, theta, x, phases)
+    return dynamics.scores(theta, free.state)
 
 
 def _update(

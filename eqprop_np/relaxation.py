@@ -182,7 +182,7 @@ class Alternating:
             drives, switches = network.drives(theta, motion.activities, static, group, motion.switches)
             for n in group:
                 old = motion.s[n]
-                force = output_force(dynamics, old, nudge) if n == network.depth else None
+                force = output_force(dynamics, theta, old, nudge) if n == network.depth else None
                 new = dynamics.update(old, motion.activities[n], drives[n], force)
                 if self.omega != 1:  # old + ω (new − old)
                     new -= old

@@ -195,7 +195,7 @@ def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, sampl
     for first in range(0, min(len(samples), BATCHES * size), size):
         batch = samples[first : first + size]
         x = batch.inputs(network, np.float32).astype(np.float64)
-        y = batch.targets(network, np.float64)
+        y = batch.targets(dynamics, np.float64)
         drawn = phases.draw(rng)
         gradients = (rule(dynamics, theta, x, y, drawn).gradient for rule in rules)
         angles.append(

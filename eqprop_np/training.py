@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_theta
@@ -28,7 +27,7 @@ from eqprop_np.optimizers import SGD, Exponential, Optimizer, RateSchedule
 from eqprop_np.processes import SharedRule, output
 from eqprop_np.rules import LearningRule, learning_rule
 from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import Phases, Rule
+from eqprop_np.rules.phases import Phases, Rule, require_plain_cost
 from eqprop_np.rules.vector_field import weight_angle
 
 EVALUATION_BATCH = 250
@@ -93,7 +92,7 @@ class Progress:
     @classmethod
     def begin(
         cls,
-        network: Network,
+        network: Network | Dynamics,
         optimizer: Optimizer,
         seed: int = 0,
         dtype: DTypeLike = np.float32,
@@ -101,6 +100,7 @@ class Progress:
     ) -> "Progress":
         """Return the state before the first batch, with random parameters.
 
+        ``network`` may be the dynamics, whose cost may add parameters of a readout.
         ``psi`` is the angle between forward and backward weights of an untied network, in degrees.
         """
         rng = np.random.default_rng(seed)
@@ -191,11 +191,11 @@ class Samples:
         x /= 255
         return x
 
-    def targets(self, network: Network, dtype: DTypeLike) -> Array:
+    def targets(self, dynamics: Dynamics, dtype: DTypeLike) -> Array:
         """Return the targets, one-hot if y are labels."""
         if self.y.ndim > 1:
             return self.y.astype(dtype, copy=False)
-        return np.eye(network.shapes[-1][0], dtype=dtype)[self.y]
+        return np.eye(dynamics.target_shape[0], dtype=dtype)[self.y]
 
     def count_wrong(self, outputs: Array) -> int:
         """Return how many largest outputs are not the label's."""
@@ -203,8 +203,8 @@ class Samples:
         return int(np.count_nonzero(outputs.argmax(axis=1) != labels))
 
 
-def check_samples(network: Network, X: Any, y: Any, what: str = "X", every_class: bool = False) -> Samples:
-    """Return X and y as samples of the network.
+def check_samples(dynamics: Dynamics, X: Any, y: Any, what: str = "X", every_class: bool = False) -> Samples:
+    """Return X and y as samples that fit the network and the cost.
 
     Raises
     ------
@@ -212,9 +212,9 @@ def check_samples(network: Network, X: Any, y: Any, what: str = "X", every_class
         If they do not fit the network, are not finite, or if a label is out of range. With
         ``every_class``, if a class has no sample.
     """
-    x = check_inputs(network, X, what)
+    x = check_inputs(dynamics.network, X, what)
     y = np.asarray(y)
-    classes = network.shapes[-1][0]
+    classes = dynamics.target_shape[0]
     if len(y) != len(x) if y.ndim else True:
         raise ValueError(f"y must have one entry for each of the {len(x)} samples of {what}, got {y.shape}")
     if y.ndim == 2 and y.shape[1] == classes and y.dtype.kind in "biuf":
@@ -341,9 +341,8 @@ def fit(
     """
     if not isinstance(dynamics, DiscreteTime | RealTime):
         raise TypeError(f"dynamics must be DiscreteTime(...) or RealTime(...), got {dynamics!r}")
-    network = dynamics.network
-    training = check_samples(network, X, y, every_class=True)
-    held_out = validation and check_samples(network, *validation, what="the validation X")
+    training = check_samples(dynamics, X, y, every_class=True)
+    held_out = validation and check_samples(dynamics, *validation, what="the validation X")
     if training.x.dtype == np.uint8:
         _say_once("X holds bytes, so it is scaled from 0…255 to 0…1")
     for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
@@ -352,9 +351,9 @@ def fit(
     optimizer = SGD(0.1) if optimizer is None else optimizer
     dtype = np.float32 if training.x.dtype == np.uint8 else training.x.dtype
     if progress is None:
-        progress = Progress.begin(network, optimizer, seed, dtype)
+        progress = Progress.begin(dynamics, optimizer, seed, dtype)
     else:
-        check_theta(progress.theta, network.parameter_shapes)
+        check_theta(progress.theta, dynamics.parameter_shapes)
     run = Run(
         dynamics=dynamics,
         rule=rule if isinstance(rule, SharedRule) else learning_rule(rule),
@@ -407,6 +406,8 @@ class Run:
             )
         if record.networks == "tied":
             network.require_tied()
+        if not record.readout:
+            require_plain_cost(self.dynamics)
         if record.moves_weights and not (isinstance(self.optimizer, SGD) and self.optimizer.is_plain):
             raise ValueError(
                 f"rule {record.name} moves the weights during the second phase at its own rates, which only "
@@ -475,9 +476,9 @@ def _epoch(
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if run.transform is not None:
             batch = Samples(run.transform(batch.x, progress.rng), batch.y)
-        x, y = batch.inputs(network, dtype), batch.targets(network, dtype)
+        x, y = batch.inputs(network, dtype), batch.targets(run.dynamics, dtype)
         update = rule(run.dynamics, progress.theta, x, y, phases.draw(progress.rng))
-        outputs = update.free.state[-1]
+        outputs = run.dynamics.scores(progress.theta, update.free.state)
         if not np.isfinite(outputs).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
@@ -547,6 +548,8 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
 
     It is on standard error, on a terminal and in a notebook only, unless ``show`` says otherwise.
     """
+    from tqdm.auto import tqdm  # a slow import, which only training needs
+
     hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules) if show is None else not show
     batches = -(-size // run.batch_size)
     with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch") as shown:
@@ -566,6 +569,8 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
 
 def predict(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = None) -> Array:
     """Return the class of each sample: the index of the largest output at the steady state, shape (N,).
+
+    With a readout the outputs are its scores.
 
     Parameters
     ----------
@@ -587,7 +592,7 @@ def predict(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = 
 
 def outputs(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = None) -> Array:
     """Return the output of each sample at the steady state, shape (N, classes). See `predict`."""
-    check_theta(theta, dynamics.network.parameter_shapes)
+    check_theta(theta, dynamics.parameter_shapes)
     x = check_inputs(dynamics.network, X)
     samples = Samples(x, np.zeros(len(x), int))
     with threadpool_limits(1, "blas"):
@@ -596,9 +601,43 @@ def outputs(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = 
 
 def error_rate(dynamics: Dynamics, theta: Theta, X: Array, y: Array, phases: Phases | None = None) -> float:
     """Return the share of wrong predictions in percent. See `predict`; y are labels or targets."""
-    samples = check_samples(dynamics.network, X, y)
+    samples = check_samples(dynamics, X, y)
     found = outputs(dynamics, theta, X, phases)
     return 100 * samples.count_wrong(found) / len(samples)
+
+
+def confusion_matrix(labels: Any, predictions: Any) -> Array:
+    """Return how often each class was predicted for each label, shape (classes, classes).
+
+    Row i and column j count the samples with label i and prediction j, where the classes are the sorted
+    values that occur in ``labels`` or ``predictions``.
+
+    Parameters
+    ----------
+    labels, predictions : array-like, shape (N,)
+        Integers or other labels.
+
+    Raises
+    ------
+    ValueError
+        If the two do not have one entry for each of at least one sample.
+
+    Examples
+    --------
+    >>> print(confusion_matrix([0, 0, 1, 2, 2], [0, 1, 1, 2, 0]))
+    [[1 1 0]
+     [0 1 0]
+     [1 0 1]]
+    """
+    found = [np.asarray(values) for values in (labels, predictions)]
+    if found[0].ndim != 1 or found[0].shape != found[1].shape or not len(found[0]):
+        raise ValueError(
+            f"labels and predictions must have the same shape (N,), got {found[0].shape} and {found[1].shape}"
+        )
+    classes = np.union1d(*found)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, tuple(np.searchsorted(classes, values) for values in found), 1)
+    return counts
 
 
 EVALUATION_PHASES = Phases(1000, 1, 1.0, schedule=replace(Phases(1, 1, 1.0).schedule, tol=1e-4))

@@ -85,7 +85,7 @@ class Case:
         ).trajectory
 
     def gradients(self) -> Iterator[Gradient]:
-        start = loss_gradient(self.dynamics, self.trajectory[-1], self.y)
+        start = loss_gradient(self.dynamics, self.theta, self.trajectory[-1], self.y)
         return unroll(self.dynamics, self.theta, self.static, self.trajectory, start)
 
     def run(self, theta: Theta, s: State | None, steps: int) -> State:
@@ -363,7 +363,7 @@ def test_the_gradient_of_the_loss_is_zero_but_for_the_output(rng: np.random.Gene
     for cost in (quartic, DiscreteTime(NETWORKS["chain"]).cost):
         case = Case(DiscreteTime(NETWORKS["long chain"], tanh, cost), rng)
         s = case.trajectory[-1]
-        *hidden, output = loss_gradient(case.dynamics, s, case.y)
+        *hidden, output = loss_gradient(case.dynamics, case.theta, s, case.y)
         assert not any(value.any() for value in hidden)
         assert [value.shape for value in hidden] == [value.shape for value in s[:-1]]
         np.testing.assert_array_equal(output, cost.derivative(s[-1], case.y))

@@ -6,8 +6,9 @@ factor or index leaves a much larger one.
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,17 @@ from eqprop_np import cep, cvf, ep, network
 from eqprop_np.activations import Array, sigmoid, tanh
 from eqprop_np.connections import Dense
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, step
-from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment, Layers
 from eqprop_np.experiments.systems import System
-from eqprop_np.network import Network, State, Theta
+from eqprop_np.network import Network, State, Theta, chain
+from eqprop_np.optimizers import SGD, Exponential
 from eqprop_np.relaxation import Synchronous, relax
 from eqprop_np.rules import RULES
 from eqprop_np.rules.continual import Instant, continual_phase
 from eqprop_np.rules.phases import Phases, Rule, Update
 from eqprop_np.rules.vector_field import untied
 from eqprop_np.theorem import compare, first_phase, gradients, order, updates
-from eqprop_np.training import Progress, Samples, train
+from eqprop_np.training import fit
 
 SIZES = ((4,), (3,), (5,), (4,), (2,))
 GRAPHS = NETWORKS | {
@@ -323,9 +325,10 @@ def test_presets_have_the_published_numbers(
     name: str, hidden: tuple, rates: tuple, steps: tuple, beta: float, estimate: str, epochs: int
 ) -> None:
     e = EXPERIMENTS[name]
-    assert (e.rule, e.hidden, e.learning_rates) == (name[:3], hidden, rates)
-    assert ((e.free_steps, e.nudged_steps), e.beta, e.estimate, e.epochs) == (steps, beta, estimate, epochs)
-    assert (e.dynamics, e.activation, e.batch_size) == ("discrete-time", "sigmoid", 20)
+    p, t = e.phases, e.training
+    assert (e.rule, e.layers, t.learning_rates) == (name[:3], Layers(hidden), rates)
+    assert ((p.free_steps, p.nudged_steps), p.beta, p.estimate, t.epochs) == (steps, beta, estimate, epochs)
+    assert (e.dynamics, e.activation, t.batch_size) == ("discrete-time", "sigmoid", 20)
 
 
 @pytest.mark.parametrize(
@@ -334,32 +337,39 @@ def test_presets_have_the_published_numbers(
         ("cep-1h", {"workers": 2}, "cep moves the weights by the mean over the batch .* choose 1"),
         ("cep-1h", {"estimate": "centered"}, "cep does not use the estimate centered: choose one-sided or"),
         ("cvf-1h", {"estimate": "centered"}, "cvf does not use the estimate centered: choose one-sided or"),
-        ("cep-1h", {"angle": 10.0}, "which rule cep ties: choose rule vf or cvf"),
-        ("p-1h", {"angle": 10.0}, "which rule ep ties"),
-        ("cvf-1h", {"angle": 181.0}, "not between 0 and 180"),
-        ("cvf-1h", {"angle": -1.0}, "not between 0 and 180"),
+        ("cep-1h", {"psi": 10.0}, "which rule cep ties: choose rule vf or cvf"),
+        ("p-1h", {"psi": 10.0}, "which rule ep ties"),
+        ("cvf-1h", {"psi": 181.0}, "from 0 to 180"),
+        ("cvf-1h", {"psi": -1.0}, "from 0 to 180"),
     ],
 )
 def test_experiments_refuse_settings_that_do_not_fit(preset: str, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(EXPERIMENTS[preset], **settings)
+        changed(EXPERIMENTS[preset], **settings)
 
 
 def test_vf_may_share_a_batch() -> None:
-    assert isinstance(replace(EXPERIMENTS["cvf-1h"], rule="vf", workers=2), Experiment)
+    assert isinstance(changed(replace(EXPERIMENTS["cvf-1h"], rule="vf"), workers=2), Experiment)
 
 
 def test_a_backward_weight_has_the_rate_of_its_forward_weight() -> None:
-    e = replace(EXPERIMENTS["cvf-2h"], rate_decay=0.5)
-    rates = e.rates(e.build((28, 28), 10).network, epoch=1)
+    e = EXPERIMENTS["cvf-2h"]
+    rates = e.rates(e.build((28, 28), 10).network)
     for names, rate in ((("w0-1", "b1"), 0.009), (("w1-2", "w2-1", "b2"), 0.0016)):
-        assert {rates.pop(name) for name in names} == {rate / 2}
-    assert rates == dict.fromkeys(("w2-3", "w3-2", "b3"), 0.00016 / 2)
+        assert {rates.pop(name) for name in names} == {rate}
+    assert rates == dict.fromkeys(("w2-3", "w3-2", "b3"), 0.00016)
 
 
-def test_training_gives_a_rule_the_rates_of_the_epoch_and_a_sign_for_each_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def changed(experiment: Experiment, **settings: Any) -> Experiment:
+    """Return the experiment with other settings, each of the object to which it belongs."""
+    for part in ("phases", "training"):
+        names = settings.keys() & {field.name for field in fields(getattr(experiment, part))}
+        new = replace(getattr(experiment, part), **{name: settings.pop(name) for name in names})
+        experiment = replace(experiment, **{part: new})
+    return replace(experiment, **settings)
+
+
+def test_training_gives_a_rule_the_rates_of_the_epoch_and_a_sign_for_each_batch() -> None:
     """With exactly these rates, because one step of SGD then leads to the weights after the phase."""
     seen: list[Phases] = []
 
@@ -367,12 +377,21 @@ def test_training_gives_a_rule_the_rates_of_the_epoch_and_a_sign_for_each_batch(
         seen.append(phases)
         return cvf(dynamics, theta, x, y, phases)
 
-    monkeypatch.setitem(RULES, "cvf", replace(RULES["cvf"], function=spy, twin=None))
-    e = replace(EXPERIMENTS["cvf-1h"], hidden=(5,), epochs=2, rate_decay=0.5, batch_size=1)
-    samples = Samples(np.ones((12, 2, 2), np.uint8), np.arange(12) % 3)
-    dynamics = e.build((2, 2), 3)
-    train(e, dynamics, samples, samples, Progress.begin(e, dynamics, seed=0))
+    rule = replace(RULES["cvf"], function=spy, twin=None)
+    dynamics = DiscreteTime(untied(chain([4, 5, 3])))
+    rates = {name: 0.01 * (k + 1) for k, name in enumerate(dynamics.network.parameter_shapes)}
+    fit(
+        dynamics,
+        np.ones((12, 4)),
+        np.arange(12) % 3,
+        rule=rule,
+        phases=Phases(5, 5, 0.2, "random-sign"),
+        optimizer=SGD(rates),
+        rate_schedule=Exponential(0.5),
+        epochs=2,
+        batch_size=1,
+    )
     assert [phases.learning_rates for phases in seen] == [
-        e.rates(dynamics.network, n // 12) for n in range(24)
+        {name: rate * 0.5 ** (n // 12) for name, rate in rates.items()} for n in range(24)
     ]
     assert {(phases.beta, phases.estimate) for phases in seen} == {(0.2, "one-sided"), (-0.2, "one-sided")}

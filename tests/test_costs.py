@@ -71,8 +71,8 @@ def test_the_nudge_is_minus_beta_times_the_derivative(
         (DiscreteTime(network, sigmoid, cost), 1.0),
         (RealTime(network, sigmoid, 0.3, clamp=False, cost=cost), 0.3),
     ):
-        np.testing.assert_array_equal(output_force(dynamics, s[-1], Nudge(beta, y)), force)
-        assert output_force(dynamics, s[-1], None) is None
+        np.testing.assert_array_equal(output_force(dynamics, theta, s[-1], Nudge(beta, y)), force)
+        assert output_force(dynamics, theta, s[-1], None) is None
         free = step(dynamics, theta, x, s)
         nudged = step(dynamics, theta, x, s, Nudge(beta, y))
         assert_same(nudged, (*free[:-1], free[-1] + scale * force), **CLOSE)
@@ -93,5 +93,5 @@ def test_the_cost_of_the_abstract_is_the_default() -> None:
 @pytest.mark.parametrize("wrong", ["squared_error", np.subtract, None])
 def test_what_is_not_a_cost_is_refused(wrong: object) -> None:
     for kind in (DiscreteTime, RealTime):
-        with pytest.raises(TypeError, match="cost must be a Cost such as squared_error, got"):
+        with pytest.raises(TypeError, match="cost must be a Cost such as squared_error or a Readout, got"):
             kind(NETWORKS["chain"], cost=wrong)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import eqprop_np as eq
-from eqprop_np.benchmark import _multiplications
+from eqprop_np.benchmark import multiplications
 
 Array = np.ndarray
 Theta = dict[str, Array]
@@ -414,14 +414,14 @@ def test_the_benchmark_counts_the_own_connection(steps: int) -> None:
     """The input drives once per phase. A step has two drives for each connection between free layers."""
     conv, pooling, dense = 4 * 4 * 3 * 3 * 2, 2 * 2 * 2, 2 * 2 * 2 * 3
     assert [c.multiplications for c in POOLING.connections] == [conv, pooling, dense]
-    assert _multiplications(POOLING, steps) == conv + 2 * steps * pooling + 2 * steps * dense
-    assert _multiplications(POOLED_INPUT, steps) == pooling + 2 * steps * dense
+    assert multiplications(POOLING, steps) == conv + 2 * steps * pooling + 2 * steps * dense
+    assert multiplications(POOLED_INPUT, steps) == pooling + 2 * steps * dense
 
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_the_benchmark_leaves_out_the_first_drive_of_a_connection_with_switches(steps: int) -> None:
     """The state begins at zero, and a connection with switches does not compute the drive of zeros."""
-    assert _multiplications(STRONGEST, steps) == 20 + 2 * steps * 15 + (2 * steps - 1) * 3
+    assert multiplications(STRONGEST, steps) == 20 + 2 * steps * 15 + (2 * steps - 1) * 3
 
 
 # --- faults in them are found
@@ -656,7 +656,7 @@ def test_an_own_connection_that_does_not_fit_is_refused() -> None:
 def test_parts_of_another_kind_are_refused(kind: Callable[..., Dynamics]) -> None:
     with pytest.raises(TypeError, match="sigma must be an Activation such as sigmoid, got"):
         kind(CHAIN, sigma=np.tanh)
-    with pytest.raises(TypeError, match="cost must be a Cost such as squared_error, got"):
+    with pytest.raises(TypeError, match="cost must be a Cost such as squared_error or a Readout, got"):
         kind(CHAIN, cost=np.subtract)
     with pytest.raises(TypeError, match="network must be a Network such as"):
         kind([5, 6, 3])

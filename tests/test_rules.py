@@ -43,12 +43,16 @@ def test_it_has_these_rules() -> None:
         "vf": (eq.vf, "untied"),
         "cvf": (eq.cvf, "untied"),
         "bptt": (eq.bptt, "both"),
+        "implicit": (eq.implicit_gradient, "both"),
+        "holomorphic": (eq.holomorphic_ep, "tied"),
+        "asymep": (eq.asymep, "both"),
     }
     assert {name: rule.twin for name, rule in RULES.items() if rule.twin} == {
         "cep": telescoped_cep,
         "cvf": telescoped_cvf,
     }
     assert [name for name, rule in RULES.items() if rule.moves_weights] == ["cep", "cvf"]
+    assert [name for name, rule in RULES.items() if not rule.readout] == ["cep", "vf", "cvf", "holomorphic"]
     assert all(name == rule.name for name, rule in RULES.items())
     assert eq.RULES is RULES
 
@@ -59,12 +63,13 @@ def test_a_record_cannot_be_changed(rule: LearningRule) -> None:
         rule.name = "other"
 
 
+@pytest.mark.filterwarnings("ignore:λ has not converged")  # the phases are short
 @each_rule
 def test_a_rule_keeps_the_contract(rule: LearningRule) -> None:
     """The gradient has the shape of each parameter, and the first phase is that of `relax`."""
     for base in (CHAIN, NETWORKS["conv"], GRAPHS["recurrent skip"]):
         for graph in networks_of(rule, base):
-            for dynamics in (DiscreteTime(graph), RealTime(graph)):
+            for dynamics in (DiscreteTime(graph), RealTime(graph, clamp=rule.name != "holomorphic")):
                 theta, x, y, phases = problem(graph, 0.1)
                 before = {name: value.copy() for name, value in theta.items()}
                 update = rule.function(dynamics, theta, x, y, phases)

@@ -30,7 +30,6 @@ from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases, Rule, Update
 from eqprop_np.rules.telescoped import is_dense, telescoped_cep, telescoped_cvf
 from eqprop_np.rules.vector_field import untied
-from eqprop_np.training import Samples, batch_gradient, parallel
 
 
 @dataclass(frozen=True)
@@ -233,13 +232,6 @@ def test_telescoped_cep_refuses_untied_weights() -> None:
 TRAINED = [DENSE["long chain"], DENSE["skip"], OTHERS["subclass"], NETWORKS["two conv"]]
 
 
-def samples(network: Network) -> Samples:
-    """Return five samples with random pixels."""
-    rng, (classes,) = np.random.default_rng(0), network.shapes[-1]
-    height, width, *_ = network.shapes[0] if len(network.shapes[0]) > 1 else (1, *network.shapes[0])
-    return Samples(rng.integers(0, 256, (5, height, width)).astype(np.uint8), np.arange(5) % classes)
-
-
 @pytest.mark.parametrize(
     ("name", "rule", "graph"),
     [
@@ -247,14 +239,16 @@ def samples(network: Network) -> Samples:
         *(("cvf", cvf, graph) for graph in (*TRAINED, *map(untied, TRAINED))),
     ],
 )
-def test_the_gradient_of_training_is_that_of_the_plain_rule(name: str, rule: Rule, graph: Network) -> None:
-    """In float64, because θ is, although the x of training is float32."""
+def test_the_rule_of_training_gives_the_gradient_of_the_plain_rule(
+    name: str, rule: Rule, graph: Network
+) -> None:
+    """Training calls `LearningRule.fastest`, which does not check its arguments."""
     for dynamics in each_dynamics(graph):
-        theta, _, _, phases = with_own_backward_weights(graph, 0.1)
-        batch = samples(graph)
-        with parallel(1) as run:
-            found, output, steps, _ = batch_gradient(name, dynamics, theta, batch, phases, run)
-        expected = rule(dynamics, theta, batch.inputs(dynamics), batch.targets(dynamics), phases)
-        assert_close(found, expected.gradient)
-        np.testing.assert_allclose(output, expected.free.state[-1], rtol=0, atol=1e-12)
-        assert steps == expected.free.steps
+        theta, x, y, phases = with_own_backward_weights(graph, 0.1)
+        found, expected = (
+            RULES[name].fastest(graph)(dynamics, theta, x, y, phases),
+            rule(dynamics, theta, x, y, phases),
+        )
+        assert_close(found.gradient, expected.gradient)
+        np.testing.assert_allclose(found.free.state[-1], expected.free.state[-1], rtol=0, atol=1e-12)
+        assert found.free.steps == expected.free.steps

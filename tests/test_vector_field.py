@@ -18,9 +18,8 @@ from eqprop_np import bptt, cep, cvf, ep, mnist, network, relax, vf
 from eqprop_np.activations import Array, tanh
 from eqprop_np.connections import ConvPool, Dense
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, step
-from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.experiments.systems import System
-from eqprop_np.network import Network, Pair, Snapshot, State, Theta
+from eqprop_np.network import Network, Pair, Snapshot, State, Theta, chain
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules.phases import Phases, Rule
 from eqprop_np.rules.vector_field import angle_between, field_delta, untied, weight_angle
@@ -529,11 +528,11 @@ def test_a_run_records_the_angle(rule: str, tmp_path: Path) -> None:
     command = ["--preset", "cvf-1h", "--rule", rule, "--angle", "90", "--hidden", "30", "--data", "glyphs"]
     assert mnist.main([*command, "--train-size", "200", "--epochs", "2", "--out", str(out), "--quiet"]) == 0
     summary = json.loads((out / "summary.json").read_text())
-    graph = replace(EXPERIMENTS["cvf-1h"], hidden=(30,)).build((28, 28), 10).network
-    assert summary["angle"] == weight_angle(graph, graph.init(np.random.default_rng(0), psi=90.0))
-    first, second = (record["angle"] for record in summary["history"])
-    assert abs(summary["angle"] - 90) < 15
-    assert first != summary["angle"] != second != first
+    graph = untied(chain([784, 30, 10]))
+    assert summary["weight_angle"] == weight_angle(graph, graph.init(np.random.default_rng(0), psi=90.0))
+    first, second = (record["weight_angle"] for record in summary["history"])
+    assert abs(summary["weight_angle"] - 90) < 15
+    assert first != summary["weight_angle"] != second != first
 
 
 def test_other_runs_record_none(tmp_path: Path) -> None:
@@ -541,5 +540,5 @@ def test_other_runs_record_none(tmp_path: Path) -> None:
     command = ["--preset", "cep-1h", "--hidden", "30", "--data", "glyphs", "--train-size", "100"]
     assert mnist.main([*command, "--epochs", "1", "--out", str(out), "--quiet"]) == 0
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["angle"] is None
-    assert "angle" not in summary["history"][0]
+    assert summary["weight_angle"] is None
+    assert "weight_angle" not in summary["history"][0]

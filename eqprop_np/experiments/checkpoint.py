@@ -106,7 +106,7 @@ def _check(configuration: Configuration, progress: Progress) -> None:
         if len(values) != progress.epoch or not all(isinstance(value, int | float) for value in values):
             raise ValueError(f"{name} must have {progress.epoch} numbers, one for each epoch")
     dynamics = configuration.experiment.build(configuration.image, configuration.classes)
-    check_theta(progress.theta, dynamics.network.parameter_shapes)
+    check_theta(progress.theta, dynamics.parameter_shapes)
     for name, value in progress.theta.items():
         if value.dtype != np.float32:
             raise ValueError(f"{name} must be float32, got {value.dtype}")

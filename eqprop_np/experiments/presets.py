@@ -219,7 +219,9 @@ class Experiment:
         entering = dict(zip(network.layers, self.training.learning_rates, strict=True))
         rates = {f"b{n}": rate for n, rate in entering.items()}
         for c in network.connections:
-            rates[c.name] = rates[network.backward_name(c)] = entering[c.post]
+            rates[c.name] = entering[c.post]
+        for c in network.recurrent:
+            rates[network.backward_name(c)] = entering[c.post]
         return rates
 
     def optimizer(self, network: Network) -> Optimizer:

@@ -23,6 +23,7 @@ from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.files import replacing
 from eqprop_np.relaxation import Alternating
+from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress
 
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
@@ -183,13 +184,16 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the settings, the results and the software versions of a run.
 
-    Errors are in percent, "seconds" is the total time of training and evaluation, and "converged" is the
-    share of the first phases that converged. "git_commits" are those of the start and of each resume.
+    Errors are in percent. "weight_angle" is the one before training, "seconds" the total time of training
+    and evaluation, "converged" the share of the first phases that converged, and "git_commits" are those of
+    the start and of each resume.
     """
-    history = records(progress)
+    history, experiment = records(progress), configuration.experiment
+    network = experiment.build(configuration.image, configuration.classes).network
+    start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi)
     return {
-        "preset": configuration.experiment.name,
-        "rule": configuration.experiment.rule,
+        "preset": experiment.name,
+        "rule": experiment.rule,
         "dataset": configuration.dataset,
         "train_size": configuration.train_size,
         "epochs": progress.epoch,
@@ -197,6 +201,7 @@ def summarize(
         "test_error": history[-1]["test_error"],
         "tested_on": "held-out training images" if configuration.validation else "test set",
         "train_error": history[-1]["train_error"],
+        "weight_angle": weight_angle(network, start),
         "seconds": history[-1]["seconds"],
         "versions": {
             "python": platform.python_version(),

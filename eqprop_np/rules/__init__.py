@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eqprop_np.network import Network
-from eqprop_np.rules import bptt, continual, ep, telescoped, vector_field
+from eqprop_np.rules import asymmetric, bptt, continual, ep, holomorphic, implicit, telescoped, vector_field
 from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule
 
 ONE_NUDGE: tuple[Estimate, ...] = ("one-sided", "random-sign")
@@ -33,6 +33,8 @@ class LearningRule:
         The values of `Phases.estimate` that it accepts.
     moves_weights : bool
         Whether the weights move in the second phase.
+    readout : bool
+        Whether the rule trains the parameters of an `eqprop_np.costs.Readout`.
     twin : callable, optional
         A faster rule with the same result.
     twin_applies : callable
@@ -44,6 +46,7 @@ class LearningRule:
     networks: Literal["tied", "untied", "both"] = "tied"
     estimates: tuple[Estimate, ...] = ESTIMATES
     moves_weights: bool = False
+    readout: bool = True
     twin: Rule | None = None
     twin_applies: Callable[[Network], bool] = telescoped.is_dense
 
@@ -73,17 +76,22 @@ RULES = {
             continual.cep,
             estimates=ONE_NUDGE,
             moves_weights=True,
+            readout=False,
             twin=telescoped.telescoped_cep,
         ),
-        LearningRule("vf", vector_field.vf, networks="untied", estimates=ONE_NUDGE),
+        LearningRule("vf", vector_field.vf, networks="untied", estimates=ONE_NUDGE, readout=False),
         LearningRule(
             "cvf",
             vector_field.cvf,
             networks="untied",
             estimates=ONE_NUDGE,
             moves_weights=True,
+            readout=False,
             twin=telescoped.telescoped_cvf,
         ),
         LearningRule("bptt", bptt.bptt, networks="both"),
+        LearningRule("implicit", implicit.implicit_gradient, networks="both"),
+        LearningRule("holomorphic", holomorphic.holomorphic_ep, readout=False),
+        LearningRule("asymep", asymmetric.asymep, networks="both"),
     )
 }

@@ -23,7 +23,7 @@ from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, linear_step
 from eqprop_np.network import InputDrive, Snapshot, State, Theta
 from eqprop_np.relaxation import Synchronous, settle
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
 class Gradient(NamedTuple):
@@ -41,9 +41,9 @@ class Gradient(NamedTuple):
     term: tuple[Snapshot, State]
 
 
-def loss_gradient(dynamics: Dynamics, s: State, y: Array) -> State:
+def loss_gradient(dynamics: Dynamics, theta: Theta, s: State, y: Array) -> State:
     """Return ∇_s(0) = ∂ℓ/∂s, which is zero except for the output."""
-    return (*map(np.zeros_like, s[:-1]), dynamics.cost.derivative(s[-1], y))
+    return (*map(np.zeros_like, s[:-1]), dynamics.cost.at(theta).derivative(s[-1], y))
 
 
 def unroll(
@@ -88,7 +88,7 @@ def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -
     steps = min(phases.nudged_steps, phases.free_steps)
     static, first = free_phase(dynamics, theta, x, phases, without_last=steps)
     last = settle(dynamics, theta, static, first.state, steps, Synchronous(), trajectory=True)
-    start = loss_gradient(dynamics, last.state, y)
+    start = loss_gradient(dynamics, theta, last.state, y)
     terms = [g.term for g in unroll(dynamics, theta, static, last.trajectory, start)]
     free = replace(
         last,
@@ -96,4 +96,5 @@ def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -
         converged=last.residuals[-1] <= phases.schedule.tol,
         trajectory=(),
     )
-    return Update(dynamics.network.vjp_theta(terms), free)
+    gradient = dynamics.network.vjp_theta(terms) | cost_gradient(dynamics, theta, y, last.state)
+    return Update(gradient, free)

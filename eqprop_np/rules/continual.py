@@ -21,9 +21,9 @@ import numpy as np
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, Nudge, one_step, snapshot
 from eqprop_np.network import State, Theta
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_plain_cost
 
-Delta = Callable[[Dynamics, Theta, Array, State, State, float], Theta]
+Delta = Callable[[Dynamics, Theta, Array, State, State, complex], Theta]
 """Maps (dynamics, θ_t, x, s_t, s_{t+1}, β) to Δ_θ(t), the mean over the batch."""
 
 
@@ -45,7 +45,9 @@ class Instant(NamedTuple):
     theta: Theta
 
 
-def contrast_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: float) -> Theta:
+def contrast_delta(
+    dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: complex
+) -> Theta:
     """Return Δ_θ(t) = (∂Φ/∂θ(x, s_{t+1}) − ∂Φ/∂θ(x, s_t)) / β of Eqs. (5) and (7)."""
     after, before = (snapshot(dynamics, theta, x, s) for s in (new, old))
     return dynamics.network.contrast(after, before, beta)
@@ -110,6 +112,7 @@ def sum_of_deltas(
     dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases, delta: Delta
 ) -> Update:
     """Run both phases and return −Σ_t Δ_θ(t) of `continual_phase`."""
+    require_plain_cost(dynamics)
     require_continual(phases, theta)
     _, free = free_phase(dynamics, theta, x, phases)
     nudge, gradient = Nudge(phases.beta, y), {name: np.zeros_like(value) for name, value in theta.items()}

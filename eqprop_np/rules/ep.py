@@ -8,13 +8,15 @@ There are three estimates:
 - ``random-sign``: Eq. (2) with β of random sign for each batch, so that this bias cancels on average
   (`Phases.draw` draws the sign);
 - ``centered``: (∂Φ/∂θ(s_*^β) − ∂Φ/∂θ(s_*^−β)) / 2β, with a bias of order β².
+
+The parameters of a readout follow ∂ℓ/∂θ at s_*^β, or in the mean over s_*^β and s_*^−β.
 """
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, Nudge
 from eqprop_np.network import InputDrive, Theta
 from eqprop_np.relaxation import Relaxation, settle
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
 @checked
@@ -53,8 +55,10 @@ def ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> 
     plus = nudged_phase(dynamics, theta, static, free, Nudge(beta, y), phases)  # s_*^β
     if phases.estimate == "centered":
         minus = nudged_phase(dynamics, theta, static, free, Nudge(-beta, y), phases)  # s_*^−β
-        return Update(network.contrast(plus.snapshot, minus.snapshot, -2 * beta), free)
-    return Update(network.contrast(plus.snapshot, free.snapshot, -beta), free)  # dL/dθ = −Δθ, Eq. (2)
+        gradient = network.contrast(plus.snapshot, minus.snapshot, -2 * beta)
+        return Update(gradient | cost_gradient(dynamics, theta, y, plus.state, minus.state), free)
+    gradient = network.contrast(plus.snapshot, free.snapshot, -beta)  # dL/dθ = −Δθ, Eq. (2)
+    return Update(gradient | cost_gradient(dynamics, theta, y, plus.state), free)
 
 
 def nudged_phase(

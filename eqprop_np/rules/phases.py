@@ -18,10 +18,11 @@ from eqprop_np.checks import (
     check_kind,
     check_target,
     describe,
+    is_integer,
     is_number,
 )
 from eqprop_np.dynamics import Dynamics, check_arguments
-from eqprop_np.network import InputDrive, Theta
+from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
 Estimate = Literal["one-sided", "random-sign", "centered"]
@@ -44,6 +45,8 @@ class Phases:
         Which layers move together, and when the first phase stops. The second phase takes all its steps.
     learning_rates : dict
         η of each parameter, with which a continual rule moves it during the second phase.
+    points : int
+        N, the number of nudges of holomorphic EP, on a circle of radius β.
 
     Raises
     ------
@@ -62,10 +65,13 @@ class Phases:
     estimate: Estimate = "one-sided"
     schedule: Schedule = field(default_factory=Alternating)
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    points: int = 4
 
     def __post_init__(self) -> None:
         check_integer("free_steps", self.free_steps, least=1)
         check_integer("nudged_steps", self.nudged_steps, least=1)
+        if not is_integer(self.points) or self.points < 2:
+            raise ValueError(f"points must be an integer from 2, got {describe(self.points)}")
         check_beta(self.beta)
         if not isinstance(self.estimate, str) or self.estimate not in ESTIMATES:
             raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got {describe(self.estimate)}")
@@ -76,6 +82,7 @@ class Phases:
                 raise ValueError(f"learning_rates[{name!r}] must be a finite number, got {describe(rate)}")
         rates = {name: as_python(rate) for name, rate in self.learning_rates.items()}
         object.__setattr__(self, "beta", as_python(self.beta))  # the dataclass is frozen
+        object.__setattr__(self, "points", as_python(self.points))
         object.__setattr__(self, "learning_rates", rates)
 
     def draw(self, rng: np.random.Generator) -> "Phases":
@@ -135,7 +142,7 @@ def check_problem(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: 
     check_kind("phases", phases, Phases, "Phases(...)")
     if phases.estimate == "random-sign":
         raise ValueError("the sign of a random-sign estimate is not drawn: pass phases.draw(rng)")
-    return check_target(dynamics.network, y, x)
+    return check_target(dynamics.target_shape, y, x)
 
 
 def free_phase(
@@ -156,3 +163,21 @@ def free_phase(
     static = dynamics.network.input_drive(theta, x)
     steps = phases.schedule.steps(phases.free_steps - without_last)
     return static, settle(dynamics, theta, static, None, steps, phases.schedule)
+
+
+def cost_gradient(dynamics: Dynamics, theta: Theta, y: Array, *states: State) -> Theta:
+    """Return ∂ℓ/∂θ of the cost's own parameters, the mean over the states and the batch.
+
+    It is empty for a cost without parameters.
+    """
+    first, *others = (dynamics.cost.gradient(theta, s[-1], y) for s in states)
+    return {name: sum((g[name] for g in others), value) / len(states) for name, value in first.items()}
+
+
+def require_plain_cost(dynamics: Dynamics) -> None:
+    """Raise a ValueError if the cost has parameters."""
+    if dynamics.cost.parameter_shapes(dynamics.network.shapes[-1]):
+        raise ValueError(
+            f"this rule does not train the parameters of the cost {dynamics.cost.name!r}: use the rule "
+            "ep, bptt, implicit or asymep, or a cost without parameters such as squared_error"
+        )

@@ -28,7 +28,7 @@ from eqprop_np.connections import Dense
 from eqprop_np.dynamics import Dynamics, Nudge, one_step
 from eqprop_np.network import Activities, InputDrive, Network, Pair, Snapshot, Theta
 from eqprop_np.rules.continual import require_continual
-from eqprop_np.rules.phases import Phases, Update, checked, free_phase
+from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_plain_cost
 
 
 def is_dense(network: Network) -> bool:
@@ -50,6 +50,7 @@ def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     network = dynamics.network
     network.require_tied()
     require_dense(network)
+    require_plain_cost(dynamics)
     require_continual(phases, theta)
     static, free = free_phase(dynamics, theta, x, phases)
     nudge, s, activities = Nudge(phases.beta, y), free.state, free.activities
@@ -70,6 +71,7 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     """
     network, beta, rates = dynamics.network, phases.beta, phases.learning_rates
     require_dense(network)
+    require_plain_cost(dynamics)
     require_continual(phases, theta)
     static, free = free_phase(dynamics, theta, x, phases)
     nudge, s, activities = Nudge(beta, y), free.state, free.activities

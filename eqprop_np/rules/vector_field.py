@@ -79,7 +79,7 @@ def angle_between(a: Array, b: Array) -> float:
     return float(np.degrees(2 * np.arctan2(np.linalg.norm(a - b), np.linalg.norm(a + b))))
 
 
-def field_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: float) -> Theta:
+def field_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: complex) -> Theta:
     """Return Δ_θ(t) = (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t), the mean over the batch."""
     before, after = snapshot(dynamics, theta, x, old), map(dynamics.activity, new)
     velocity = tuple((b - a) / beta for a, b in zip(before.activities[1:], after, strict=True))

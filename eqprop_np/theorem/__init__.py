@@ -50,6 +50,7 @@ from eqprop_np.network import State, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, settle
 from eqprop_np.rules.bptt import loss_gradient, unroll
 from eqprop_np.rules.continual import Delta, continual_phase, contrast_delta
+from eqprop_np.rules.phases import require_plain_cost
 from eqprop_np.rules.vector_field import angle_between
 
 
@@ -203,7 +204,7 @@ def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxa
 
 
 def _gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
-    static, start = dynamics.network.input_drive(theta, x), loss_gradient(dynamics, rest.state, y)
+    static, start = dynamics.network.input_drive(theta, x), loss_gradient(dynamics, theta, rest.state, y)
     for g in unroll(dynamics, theta, static, rest.trajectory, start):
         yield Moment(g.state, dynamics.network.vjp_theta([g.term]))
 
@@ -225,7 +226,7 @@ def drive_gradients(
 def _drive_gradients(
     dynamics: DiscreteTime, theta: Theta, x: Array, y: Array, rest: Relaxation
 ) -> Iterator[Moment]:
-    network, v = dynamics.network, loss_gradient(dynamics, rest.state, y)
+    network, v = dynamics.network, loss_gradient(dynamics, theta, rest.state, y)
     yield Moment(v, network.vjp_theta([(rest.snapshot, v)]))
     u = network.vjp_s(theta, v, rest.switches)
     for g in unroll(dynamics, theta, network.input_drive(theta, x), rest.trajectory[:-1], u):
@@ -237,7 +238,8 @@ def _check(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxatio
     """Check the arguments of a process and return y as a float array."""
     check_kind("rest", rest, Relaxation, "the Relaxation that first_phase returns")
     check_arguments(dynamics, theta, x, rest.state)
-    return check_target(dynamics.network, y, x)
+    require_plain_cost(dynamics)
+    return check_target(dynamics.target_shape, y, x)
 
 
 def _check_trajectory(rest: Relaxation) -> None:

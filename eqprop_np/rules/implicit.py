@@ -1,0 +1,111 @@
+"""The exact gradient of the loss at the steady state, by implicit differentiation.
+
+With F the free step, J = ∂F/∂s at the steady state s_*, and ℓ_s = ∂ℓ/∂s of each sample,
+
+    s_* = F(x, s_*, θ)    ⇒    dL/dθ = λᵀ ∂F/∂θ,    λ = (I − Jᵀ)⁻¹ ℓ_s
+
+λ is the fixed point of λ ← Jᵀ λ + ℓ_s. Its iterates are the partial sums of the ∇_s(t) of BPTT at the steady
+state, Eq. (6), with K → ∞, and need no stored trajectory. The equation holds for tied and for untied weights
+and in both dynamics. So this gradient is what every other estimate is measured against.
+
+The method is recurrent backpropagation: L. B. Almeida, *A learning rule for asynchronous perceptrons with
+feedback in a combinatorial environment* (1987), and F. J. Pineda, *Generalization of back-propagation to
+recurrent neural networks* (1987).
+"""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from eqprop_np.activations import Array
+from eqprop_np.dynamics import Dynamics, LinearStep, linear_step
+from eqprop_np.network import State, Theta
+from eqprop_np.rules.bptt import loss_gradient
+from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
+
+
+@checked
+def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+    """Return dL/dθ at the steady state by implicit differentiation.
+
+    Parameters
+    ----------
+    dynamics : DiscreteTime or RealTime
+        Of a tied or an untied network.
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
+    phases : Phases
+        The schedule's ``tol`` is also the tolerance of λ, relative to its largest entry; with 0 it is 32
+        units in the last place. λ takes at most 10 T iterations. K, β and the estimate are not used.
+
+    Returns
+    -------
+    Update
+        Its ``free.converged`` says whether both the first phase and λ have converged.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network.
+
+    Warns
+    -----
+    RuntimeWarning
+        If λ has not converged.
+
+    Examples
+    --------
+    >>> from eqprop_np.dynamics import DiscreteTime
+    >>> from eqprop_np.network import chain
+    >>> dynamics = DiscreteTime(chain([4, 8, 3]))
+    >>> theta = dynamics.network.init(np.random.default_rng(0), np.float64)
+    >>> x, y = np.ones((1, 4)), np.array([[0.0, 1.0, 0.0]])
+    >>> update = implicit_gradient(dynamics, theta, x, y, Phases(100, 1, beta=1.0))
+    >>> print(update.free.converged, update.gradient["w1-2"].shape)
+    True (8, 3)
+    """
+    static, free = free_phase(dynamics, theta, x, phases)  # s_*
+    F = linear_step(dynamics, theta, static, free.state)  # ∂F/∂s and ∂F/∂θ at s_*
+    loss_s = loss_gradient(dynamics, theta, free.state, y)  # ℓ_s
+    lam, converged = adjoint(F, loss_s, phases.schedule.tol, 10 * phases.free_steps)  # λ
+    gradient = F.vjp_theta(lam) | cost_gradient(dynamics, theta, y, free.state)  # λᵀ ∂F/∂θ
+    return Update(gradient, replace(free, converged=free.converged and converged))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # a diverging λ gets the warning below
+def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool]:
+    """Return λ = (I − Jᵀ)⁻¹ ℓ_s, and whether it has converged, by iterating λ ← Jᵀ λ + ℓ_s.
+
+    Each iteration contracts by the spectral radius of J, as a synchronous free step does near s_*.
+
+    Parameters
+    ----------
+    F : LinearStep
+        The free step, linearised at s_*, with the Jacobian J.
+    loss_s : tuple of ndarray, each (B, …)
+        ℓ_s.
+    tol : float
+        Stop when no entry of λ changes by more than ``tol`` times the largest entry; 0 stands for 32 units
+        in the last place.
+    limit : int
+        The largest number of iterations.
+    """
+    tol = tol or float(32 * np.finfo(loss_s[-1].dtype).eps)
+    lam, change, size, iterations = loss_s, np.inf, 0.0, 0
+    while change > tol * size and np.isfinite(size) and iterations < limit:
+        new = tuple(a + b for a, b in zip(F.vjp(lam), loss_s, strict=True))  # λ ← Jᵀ λ + ℓ_s
+        change = float(np.max([np.abs(a - b).max() for a, b in zip(new, lam, strict=True)]))
+        size = float(np.max([np.abs(a).max() for a in new]))
+        lam, iterations = new, iterations + 1
+    converged = change <= tol * size < np.inf
+    if not converged:
+        warnings.warn(
+            f"λ has not converged: it still changes by {change:.1e} after {iterations} iterations, and its "
+            f"largest entry is {size:.1e}: allow more free steps (λ takes up to 10 for each), a larger "
+            "tol, or weights with which the synchronous step contracts",
+            RuntimeWarning,
+            stacklevel=5,  # the line that called the rule
+        )
+    return lam, converged
