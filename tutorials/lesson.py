@@ -381,6 +381,55 @@ def draw_training(losses: Any) -> Figure:
     return figure
 
 
+# ---- the estimates of notebook 3
+
+ESTIMATES = {
+    "one-sided": (COLOURS["nudged"], "o"),
+    "random sign": (COLOURS["second"], "^"),
+    "centred": (COLOURS["ep"], "s"),
+}
+"""The colour and the marker of each estimate."""
+
+
+def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.0) -> Figure:
+    """Draw E + βℓ of two neurons with its minimum, and the secants of two estimates over β.
+
+    The curve is ρ₁ρ₂ at the minimum. The one-sided secant ends at 0 and β, the centred one at −β and β.
+    """
+    betas = np.linspace(-0.9, 0.9, 73)
+    curve = nudged_minimum(betas, w, x, target)
+    minimum = nudged_minimum(np.array([-beta, 0, beta, -1e-3, 1e-3]), w, x, target)
+    below, free, above, *near = np.prod(np.tanh(minimum), axis=0)
+    tangent = (near[1] - near[0]) / 2e-3
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
+
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2, -0.5, 1.7)
+    left.axhline(target, color="black", linestyle=":", linewidth=1)
+    left.text(1.55, target + 0.05, "target", fontsize=8, ha="right")
+    left.plot(*curve, color="black", linewidth=1)
+    left.plot(*minimum[:, 1], "o", color=COLOURS["free"], markersize=7, label="free, $s_*$")
+    left.plot(*minimum[:, 2], "o", color=COLOURS["nudged"], markersize=7, label=r"nudged, $s_*^\beta$")
+    left.legend(loc="lower right")
+    left.set_title(rf"$E + \beta\ell$ with $\beta = {beta:.1f}$")
+
+    right.plot(betas, np.prod(np.tanh(curve), axis=0), color="black", linewidth=2.2, label=r"$g(\beta)$")
+    ends = np.array([-0.9, 0.9])
+    label = f"tangent at 0, slope {tangent:.3f}"
+    right.plot(ends, free + tangent * ends, "--", color=COLOURS["bptt"], linewidth=1, label=label)
+    if beta:
+        secants = {
+            "one-sided": ([0, beta], [free, above]),
+            "centred": ([-beta, beta], [below, above]),
+        }
+        for name, (places, heights) in secants.items():
+            colour, marker = ESTIMATES[name]
+            slope_of = (heights[1] - heights[0]) / (places[1] - places[0])
+            label = f"{name}, slope {slope_of:.3f}"
+            right.plot(places, heights, marker, linestyle="-", color=colour, markersize=5, label=label)
+    right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
+
+
 # ---- notebooks 5 and 6
 
 
@@ -528,6 +577,349 @@ def draw_memory(factors: Any, radii: Any, curves: Mapping[float, tuple[float, An
     right.set(xlabel="$K$, copies in the sum", ylabel="missing part, relative", ylim=(1e-8, 2))
     right.legend(loc="upper right")
     return figure
+
+
+def draw_errors(betas: Any, errors: Any, titles: Sequence[str], floors: Sequence[float]) -> Figure:
+    """Draw the error of each estimate over β, one panel for each precision.
+
+    Parameters
+    ----------
+    betas : sequence of ndarray
+        For each panel.
+    errors : sequence of dict
+        For each panel, from the name of an estimate to its errors.
+    titles : sequence of str
+    floors : sequence of float
+        ε of each panel's precision. The line ε/β is drawn.
+    """
+    figure = Figure(figsize=(9, 3.6))
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for ax, grid, curves, title, floor in zip(panels, betas, errors, titles, floors, strict=True):
+        for name, values in curves.items():
+            colour, marker = ESTIMATES[name]
+            ax.loglog(grid, values, color=colour, marker=marker, markersize=4, label=name)
+        ax.loglog(grid, floor / grid, ":", color="black", linewidth=1, label="rounding, ε/β")
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(3e-13, 3))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].text(1e-6, 2e-6, "slope 1", color=COLOURS["nudged"], ha="right")
+    panels[0].text(2e-4, 3e-9, "slope 2", color=COLOURS["ep"], ha="left")
+    panels[0].legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def draw_disturbed(betas: Any, errors: dict[str, dict[str, Any]]) -> Figure:
+    """Draw the error of the estimates over β for each disturbance, with a dot at the best β."""
+    figure = Figure(figsize=(9, 3.2))
+    panels = figure.subplots(1, len(errors), sharey=True)
+    for ax, (title, curves) in zip(panels, errors.items(), strict=True):
+        for name, values in curves.items():
+            colour, _ = ESTIMATES[name]
+            best = int(np.argmin(values))
+            ax.loglog(betas, values, color=colour, label=name)
+            ax.loglog(betas[best], values[best], "o", color=colour)
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(1e-4, 30))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].legend(loc="lower left")
+    return figure
+
+
+def draw_parts(parts: dict[str, dict[str, Any]]) -> Figure:
+    """Draw how far each part of an update points along its weight: mean and range over seeds, as bars.
+
+    Parameters
+    ----------
+    parts : dict
+        From the name of a part to a dict from the name of a weight to one number for each seed.
+    """
+    colours = (COLOURS["bptt"], COLOURS["fourth"], COLOURS["third"], COLOURS["muted"])
+    weights = list(next(iter(parts.values())))
+    figure = Figure(figsize=(9, 3))
+    for ax, weight in zip(figure.subplots(1, len(weights)), weights, strict=True):
+        for k, (name, values) in enumerate(parts.items()):
+            mean, low, high = (f(values[weight]) for f in (np.mean, np.min, np.max))
+            ax.bar(k, mean, 0.8, color=colours[k], label=name)
+            ax.errorbar(k, mean, [[mean - low], [high - mean]], color="0.4", capsize=3, linewidth=1)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(xticks=[], title=weight)
+        ax.spines["bottom"].set_visible(False)
+    figure.axes[0].set_ylabel("push along the weight")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_trainings(runs: dict[str, Any], titles: Sequence[str], bins: int = 6) -> Figure:
+    """Draw what several trainings with each estimate did: means over bins of batches, with error bars.
+
+    Parameters
+    ----------
+    runs : dict
+        From the name of an estimate to an array of shape (seeds, batches, quantities).
+    titles : sequence of str
+        One for each quantity, with its unit.
+    bins : int
+        The number of points of a curve.
+
+    An error bar is the standard deviation over the seeds. The curves are shifted a little sideways, so that
+    none hides another.
+    """
+    figure = Figure(figsize=(9, 3.3))
+    panels = figure.subplots(1, len(titles))
+    for k, (name, run) in enumerate(runs.items()):
+        colour, marker = ESTIMATES[name]
+        seeds, batches, quantities = run.shape
+        width = batches // bins
+        means = run[:, : bins * width].reshape(seeds, bins, width, quantities).mean(axis=2)
+        middle = width * (np.arange(bins) + 0.5) + 0.25 * width * (k - 1)
+        for ax, title, values in zip(panels, titles, np.moveaxis(means, 2, 0), strict=True):
+            mean, spread = values.mean(axis=0), values.std(axis=0)
+            ax.errorbar(
+                middle, mean, spread, color=colour, marker=marker, markersize=4, linewidth=1, label=name
+            )
+            ax.set(xlabel="batch", title=title, xlim=(0, batches), ylim=(0, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+# ---- matrices and feature maps of notebook 4
+
+
+def show_numbers(
+    ax: Axes,
+    a: Any,
+    title: str = "",
+    cmap: str = "Blues",
+    limits: tuple[float, float] | None = None,
+    size: float = 9,
+) -> None:
+    """Draw a matrix as coloured squares with its numbers."""
+    low, high = limits or (min(np.min(a), 0), max(np.max(a), 1) * 1.6)
+    ax.imshow(a, cmap=cmap, vmin=low, vmax=high)
+    for (i, j), value in np.ndenumerate(a):
+        ax.text(j, i, f"{value:g}".replace("-", "−"), ha="center", va="center", fontsize=size)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, loc="center")
+
+
+def frame(ax: Axes, row: float, column: float, height: int = 1, width: int = 1, colour: str = "0.3") -> None:
+    """Draw a box around some entries of a matrix that `show_numbers` drew."""
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(
+        plt.Rectangle(corner, width, height, fill=False, ec=colour, linewidth=2.2, clip_on=False, zorder=3)
+    )
+
+
+SIGNED = {"cmap": "RdBu_r", "limits": (-6, 6)}
+"""Options of `show_numbers` for numbers of both signs."""
+
+
+def draw_lowering(image: Any, patches: Any, kernel: Any, product: Any, row: int = 6) -> Figure:
+    """Draw a convolution as a matrix product, with one patch framed in each picture.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    patches : ndarray, shape (H'W', k²)
+    kernel : ndarray, shape (k, k)
+    product : ndarray, shape (H'W',)
+    row : int
+        The patch to frame.
+    """
+    k, width = len(kernel), image.shape[1] - len(kernel) + 1
+    i, j = divmod(row, width)
+    figure = Figure(figsize=(9, 4.2))
+    axes = figure.subplots(1, 5, width_ratios=[5, 3.6, 1.2, 1.2, 4])
+    show_numbers(axes[0], image, "image $s$")
+    show_numbers(axes[1], patches, f"patches,\n{len(patches)} × {k * k}", size=7)
+    show_numbers(axes[2], kernel.reshape(-1, 1), "kernel", **SIGNED)
+    show_numbers(axes[3], product.reshape(-1, 1), "product", size=7, **SIGNED)
+    show_numbers(axes[4], product.reshape(-1, width), r"$w \star s$", **SIGNED)
+    blue = COLOURS["free"]
+    boxes = ((i, j, k, k), (row, 0, 1, k * k), (0, 0, k * k, 1), (row, 0, 1, 1), (i, j, 1, 1))
+    for ax, box in zip(axes, boxes, strict=True):
+        frame(ax, *box, colour=blue)
+    return figure
+
+
+def draw_kernel(image: Any, kernel: Any, convolved: Any, pooled: Any) -> Figure:
+    """Draw an image, a kernel, the convolution and the pooled convolution, each of shape (H, W)."""
+    figure = Figure(figsize=(9, 2.7))
+    axes = figure.subplots(1, 4)
+    limit = 0.8 * max(np.abs(convolved).max(), 1e-9)
+    show_numbers(axes[1], kernel.round(1), "kernel $w$", "RdBu_r", (-3, 3), size=7)
+    axes[0].imshow(image, vmin=0, vmax=1)
+    for ax, a in ((axes[2], convolved), (axes[3], pooled)):
+        ax.imshow(a, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    titles = ("image $x$", None, r"$w \star x$", r"$\mathcal{P}(w \star x)$")
+    for ax, a, title in zip(axes, (image, None, convolved, pooled), titles, strict=True):
+        if title:
+            ax.set_title(f"{title}, {a.shape[0]}×{a.shape[1]}", loc="center")
+            ax.set(xticks=[], yticks=[])
+    return figure
+
+
+def draw_matrices(
+    matrices: dict[str, tuple[Any, str, str]], cmap: str = "RdBu_r", width: float = 9
+) -> Figure:
+    """Draw matrices side by side as coloured squares.
+
+    Parameters
+    ----------
+    matrices : dict
+        From a title to (matrix, what it maps to, what it maps from).
+    cmap : str
+    width : float
+        Of the figure, in inches.
+    """
+    shapes = [matrix.shape for matrix, *_ in matrices.values()]
+    figure = Figure(figsize=(width, 3.1))
+    axes = figure.subplots(1, len(matrices), width_ratios=[columns for _, columns in shapes])
+    for ax, (title, (matrix, rows, columns)) in zip(axes, matrices.items(), strict=True):
+        limit = 1.6 * np.abs(matrix).max()
+        ax.imshow(matrix, cmap=cmap, vmin=-limit, vmax=limit)
+        ax.set(xticks=np.arange(-0.5, matrix.shape[1]), yticks=np.arange(-0.5, matrix.shape[0]))
+        ax.grid(color="0.85", linewidth=0.5)
+        ax.tick_params(length=0, labelbottom=False, labelleft=False)
+        ax.set_title(title, loc="center")
+        ax.set(xlabel=f"from {columns}", ylabel=f"to {rows}")
+    return figure
+
+
+def draw_pooling(a: Any, switches: Any, pooled: Any, post: Any, unpooled: Any) -> Figure:
+    """Draw max-pooling by 2 with its switches, and unpooling, with the windows framed."""
+    figure = Figure(figsize=(9, 2.4))
+    axes = figure.subplots(1, 5, width_ratios=[4, 4, 2.6, 2.6, 4])
+    show_numbers(axes[0], a, r"$a = w \star s^{\mathrm{pre}}$", **SIGNED)
+    show_numbers(axes[1], switches.astype(int), "switches $m$", limits=(0, 2.5))
+    show_numbers(axes[2], pooled, r"$\mathcal{P}(a)$", **SIGNED)
+    show_numbers(axes[3], post, r"$s^{\mathrm{post}}$", "Oranges", (0, 1.6))
+    show_numbers(axes[4], unpooled, r"$\mathcal{P}^{-1}(s^{\mathrm{post}})$", "Oranges", (0, 1.6))
+    for ax in axes[[0, 1, 4]]:
+        for i, j in np.ndindex(*np.shape(pooled)):
+            frame(ax, 2 * i, 2 * j, 2, 2)
+    return figure
+
+
+def draw_patches(image: Any, unpooled: Any, k: int = 2) -> Figure:
+    """Draw ∂φ/∂w as the sum of the patches at the switches, each times its value of post."""
+    places = np.argwhere(unpooled)
+    figure = Figure(figsize=(9, 2.3))
+    axes = figure.subplots(1, len(places) + 2, width_ratios=[5, *[2.4] * len(places), 2.8])
+    show_numbers(axes[0], image, r"$s^{\mathrm{pre}}$")
+    total = np.zeros((k, k))
+    for n, (i, j) in enumerate(places):
+        patch, value = image[i : i + k, j : j + k], unpooled[i, j]
+        total += value * patch
+        show_numbers(axes[n + 1], patch, f"{'+ ' if n else ''}{value:g} ×", limits=(0, 5))
+        for ax, corner in ((axes[0], (i, j)), (axes[n + 1], (0, 0))):
+            frame(ax, *corner, k, k, LAYERS[n])
+    show_numbers(axes[-1], total, r"= $\partial\phi/\partial w$", "Oranges", (0, 12))
+    return figure
+
+
+def draw_kinks(r: Any, values: Any, kinks: Any, tangents: dict[float, tuple[float, float]]) -> Figure:
+    """Draw φ along a line in the space of s^pre, the places where a switch changes, and tangents.
+
+    Parameters
+    ----------
+    r, values : ndarray
+        The place on the line, and φ there.
+    kinks : sequence of float
+    tangents : dict
+        From a place r to (φ, slope with the switches of this place held).
+    """
+    figure = Figure(figsize=(9, 3.2))
+    ax = figure.subplots()
+    for k, place in enumerate(kinks):
+        label = "a switch changes" if k == 0 else None
+        ax.axvline(place, color=COLOURS["muted"], linestyle=":", linewidth=0.9, label=label)
+    ax.plot(r, values, color=COLOURS["free"], label=r"$\phi$, maxima found anew")
+    for k, (place, (value, slope_of)) in enumerate(tangents.items()):
+        ends = place + np.array([-0.3, 0.3])
+        label = "slope with the switches of the dot held" if k == 0 else None
+        ax.plot(ends, value + slope_of * (ends - place), color=COLOURS["nudged"], label=label)
+        ax.plot(place, value, "o", color=COLOURS["nudged"])
+    ax.set(xlabel="$r$", ylabel=r"$\phi$", title=r"$\phi$ on the line $s^{\mathrm{pre}} + r\,v$")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_maps(
+    image: Any, state: Sequence[Any], cmap: str = "gray", limits: Sequence[float] | None = None
+) -> Figure:
+    """Draw one sample of a CNN with two convolutional layers: every feature map, and the output as bars.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    state : (s¹, s², s³), of shapes (H, W, C), (H, W, C) and (n,)
+    cmap : str
+        Of the feature maps.
+    limits : sequence of float, optional
+        If given, the colours of the layers range from −limit to limit; otherwise from 0 to the maximum.
+    """
+    first, second, output = state
+    figure = Figure(figsize=(9, 5))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    left, middle = top.subfigures(1, 2, width_ratios=[1, 2.9])
+    right = bottom.subfigures(1, 2, width_ratios=[2.9, 1])
+    ax = left.subplots()
+    ax.imshow(image, vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title("input $x$", loc="center")
+    for part, maps, rows, n in ((middle, first, 1, 0), (right[0], second, 2, 1)):
+        low, high = (0, maps.max()) if limits is None else (-limits[n], limits[n])
+        axes = part.subplots(rows, maps.shape[2] // rows)
+        for ax, k in zip(axes.flat, range(maps.shape[2]), strict=True):
+            shown = ax.imshow(maps[..., k], cmap=cmap, vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+        part.suptitle(f"layer {n + 1}: {maps.shape[2]} maps of {maps.shape[0]}×{maps.shape[1]}")
+        part.colorbar(shown, ax=axes, aspect=18, shrink=0.8, pad=0.02)
+    ax = right[1].subplots()
+    ax.barh(range(len(output)), output, color=COLOURS["free"] if limits is None else COLOURS["nudged"])
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(yticks=range(len(output)), title="output")
+    ax.invert_yaxis()
+    return figure
+
+
+def draw_cosines(cosines: dict[str, Sequence[float]]) -> Figure:
+    """Draw the cosine between an update and the gradient for several networks, by the kind of connection."""
+    figure = Figure(figsize=(9, 3))
+    ax = figure.subplots()
+    colours = (COLOURS["ep"], COLOURS["nudged"], COLOURS["second"], COLOURS["third"])
+    for n, (values, colour) in enumerate(zip(cosines.values(), colours, strict=False)):
+        places = np.linspace(n - 0.2, n + 0.2, len(values))
+        ax.plot(places, values, "o", color=colour, markersize=6)
+    for value, style in ((1, "--"), (0, ":")):
+        ax.axhline(value, color=COLOURS["bptt"], linewidth=0.8, linestyle=style, zorder=0)
+    ax.set(xticks=range(len(cosines)), xticklabels=list(cosines), ylim=(-0.7, 1.1))
+    ax.set(ylabel="cosine to the gradient", title="EP's update of the first kernel")
+    return figure
+
+
+def draw_ties(
+    energy: Callable[..., Any], path: Callable[..., Any], starts: Sequence[tuple[float, float]]
+) -> Figure:
+    """Draw the energy of two neurons in one pooling window, with paths, for a positive and a negative post.
+
+    Parameters
+    ----------
+    energy : callable
+        Maps (s₁, s₂, v) to the energy, where v is the value of post.
+    path : callable
+        Maps a start and v to states, shape (steps + 1, 2).
+    starts : sequence of (s₁, s₂)
+    """
+    figure = Figure(figsize=(9, 3.8))
+    colours = (COLOURS["free"], COLOURS["second"], COLOURS["third"])
+    titles = ("post = +1: a ridge at the tie", "post = −1: a minimum at the tie")
+    for ax, v, title in zip(figure.subplots(1, 2), (1.0, -1.0), titles, strict=True):
+        draw_landscape(ax, lambda a, b, v=v: energy(a, b, v), -1.2, 1.6)
+        ax.plot([-1.2, 1.6], [-1.2, 1.6], ":", color="black", linewidth=1)
+        for start, colour in zip(starts, colours, strict=True):
+            ax.plot(*path(start, v).T, ".-", color=colour, linewidth=1, markersize=4)
+        ax.set_title(title)
 
 
 def draw_process_maps(rows: Mapping[str, tuple[Any, Any]]) -> Figure:
