@@ -428,153 +428,6 @@ def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.
             label = f"{name}, slope {slope_of:.3f}"
             right.plot(places, heights, marker, linestyle="-", color=colour, markersize=5, label=label)
     right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
-
-
-# ---- notebooks 5 and 6
-
-
-def jacobian(dynamics: Any, theta: Any, x: Any, s: Any) -> Any:
-    """Return J = ∂F/∂s of the free step at a state of one sample, with all layers in one vector.
-
-    Row i is the vector-Jacobian product of unit vector i, so one call with a batch of unit vectors is enough.
-    """
-    sizes = [layer.shape[1] for layer in s]
-    copies = tuple(np.repeat(layer, sum(sizes), axis=0) for layer in s)
-    units = tuple(np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1))
-    step = eq.linearize(dynamics, theta, np.repeat(x, sum(sizes), axis=0), copies)
-    return np.concatenate(step.vjp(units), axis=1)
-
-
-def draw_unrolled() -> Figure:
-    """Draw the last steps of the first phase with a copy of θ for each, and the gradients of Eq. (6)."""
-    figure = Figure(figsize=(7, 2.8))
-    ax = figure.subplots()
-    forward, back = COLOURS["free"], COLOURS["bptt"]
-
-    def arrow(start: Any, end: Any, colour: str, shrink: float = 18, line: str = "-") -> None:
-        style = {"arrowstyle": "-|>", "color": colour, "lw": 1.5, "ls": line}
-        ax.annotate("", end, start, arrowprops=style | {"shrinkA": shrink, "shrinkB": shrink})
-
-    for column, name in enumerate(("T-3", "T-2", "T-1", "T")):
-        t = 3 - column
-        ax.plot(column, 0, "o", ms=35, mfc="white", mec=forward, mew=1.5)
-        ax.text(column, 0, f"$s_{{{name}}}$", ha="center", va="center", fontsize=11)
-        ax.plot(column, 1, "s", ms=32, mfc="white", mec="0.5", mew=1.5)
-        ax.text(column, 1, rf"$\theta_{{{name}}}$", ha="center", va="center", fontsize=11)
-        arrow((column, 1), (column, 0), forward)
-        arrow((column - 1 + 0.3 * (not column), 0), (column, 0), forward)
-        arrow((column + 0.74, -0.5), (column + 0.26, -0.5), back, 0, "--")
-        ax.text(column, -0.5, rf"$\nabla_s({t})$", color=back, ha="center", va="center", fontsize=11)
-        arrow((column + 0.2, 0.33), (column + 0.2, 0.68), back, 0, "--")
-        ax.text(column + 0.24, 0.53, rf"$\nabla_\theta({t})$", color=back, va="center", fontsize=11)
-    arrow((3, 0), (4, 0), forward)
-    ax.text(4.3, 0, r"$\mathcal{L} = \ell(s_T, y)$", ha="center", va="center", fontsize=12)
-    ax.text(-0.9, 0, "…", ha="center", va="center", fontsize=14)
-    ax.set(xlim=(-1, 4.75), ylim=(-0.7, 1.25))
-    ax.axis("off")
-    return figure
-
-
-def draw_copies(moments: Sequence[Any]) -> Figure:
-    """Draw ∇_θ(t), a row for each copy. Exact zeros are grey, and hatched if a zero state is the cause."""
-    names = list(moments[0].theta)
-    rows = np.array([np.concatenate([m.theta[n].ravel() for n in names]) for m in moments])
-    edges = np.cumsum([0] + [moments[0].theta[name].size for name in names])
-    figure = Figure(figsize=(7, 2.7))
-    ax = figure.subplots()
-    limit = 0.15 * np.abs(rows).max()
-    shown = np.where(rows == 0, np.nan, rows)
-    image = ax.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
-    for t, moment in enumerate(moments):
-        for name, left, right in zip(names, edges[:-1], edges[1:], strict=True):
-            ends = [int(n) for n in name[1:].split("-") if n != "0"]
-            reached = any(moment.state[n - 1].any() for n in ends)
-            if reached and not moment.theta[name].any():
-                box = Rectangle(
-                    (left - 0.5, t - 0.5), right - left, 1, fc="none", ec="0.35", lw=0, hatch="///"
-                )
-                ax.add_patch(box)
-    for edge in edges[1:-1]:
-        ax.axvline(edge - 0.5, color="0.3", lw=0.8)
-    for t in range(1, len(rows)):
-        ax.axhline(t - 0.5, color="white", lw=1)
-    ax.set(ylabel="$t$", yticks=range(len(rows)), facecolor="0.8")
-    ax.set_xticks((edges[1:] + edges[:-1] - 1) / 2, names)
-    ax.tick_params(length=0)
-    figure.colorbar(image, ax=ax, label=r"$\nabla_\theta(t)$, clipped", extend="both")
-    return figure
-
-
-def draw_matrices(matrices: Mapping[str, Any], sizes: Sequence[int]) -> Figure:
-    """Draw square matrices over layers of these sizes, with ‖J − Jᵀ‖/‖J‖ in the titles."""
-    figure = Figure(figsize=(7.4, 2.3))
-    edges = np.cumsum([0, *sizes])
-    ticks = (edges[1:] + edges[:-1] - 1) / 2
-    names = [f"$s^{n}$" for n in range(1, len(sizes) + 1)]
-    for ax, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
-        ax.imshow(matrix, cmap="RdBu_r", vmin=-1.2, vmax=1.2)
-        for edge in edges[1:-1]:
-            ax.axhline(edge - 0.5, color="0.3", lw=0.6)
-            ax.axvline(edge - 0.5, color="0.3", lw=0.6)
-        ax.set_xticks(ticks, names)
-        ax.set_yticks(ticks, names)
-        ax.tick_params(length=0)
-        asymmetry = np.linalg.norm(matrix - matrix.T) / np.linalg.norm(matrix)
-        ax.set_title(f"{title}\nasymmetry {asymmetry:.2f}", loc="center", fontsize=9)
-    return figure
-
-
-def draw_fading(processes: Mapping[str, Sequence[Any]]) -> Figure:
-    """Draw the size of ∇_s(t) in each layer, a panel for each process. White is an exact zero."""
-    figure = Figure(figsize=(7.2, 2.5))
-    axes = figure.subplots(1, len(processes), sharey=True)
-    for ax, (title, moments) in zip(axes, processes.items(), strict=True):
-        sizes = np.array([[np.linalg.norm(value) for value in m.state] for m in moments]).T
-        shown = np.log10(np.where(sizes > 0, sizes, np.nan))
-        image = ax.imshow(shown, cmap="viridis", vmin=-4, vmax=0, aspect="auto", origin="lower")
-        ax.set(xlabel="$t$, steps back from the end", title=title)
-    depth = len(sizes)
-    axes[0].set_yticks(range(depth), [f"layer {n}" for n in range(1, depth)] + [f"output, {depth}"])
-    figure.colorbar(image, ax=axes, label=r"$\log_{10} \|\nabla_s(t)\|$", extend="min")
-    return figure
-
-
-def draw_truncation(processes: Mapping[str, Sequence[Any]], K: int) -> Figure:
-    """Draw the part of dL/dw that the last K copies leave out, for each weight, and in all against K."""
-    figure = Figure(figsize=(7.2, 2.9))
-    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    colours = (COLOURS["free"], COLOURS["third"])
-    for k, (colour, (title, moments)) in enumerate(zip(colours, processes.items(), strict=True)):
-        weights = [name for name in moments[0].theta if name[0] == "w"]
-        missing = {}
-        for name in weights:
-            sums = np.cumsum([m.theta[name].ravel() for m in moments], axis=0)
-            missing[name] = np.linalg.norm(sums - sums[-1], axis=1) / np.linalg.norm(sums[-1])
-        place = np.arange(len(weights)) + 0.4 * k - 0.2
-        left.bar(place, [100 * missing[name][K - 1] for name in weights], 0.38, color=colour, label=title)
-        total = np.cumsum([np.concatenate([v.ravel() for v in m.theta.values()]) for m in moments], axis=0)
-        curve = np.linalg.norm(total - total[-1], axis=1) / np.linalg.norm(total[-1])
-        right.semilogy(np.arange(1, 41), 100 * curve[:40], color=colour)
-        right.semilogy(K, 100 * curve[K - 1], "o", color=colour)
-    left.set(ylim=(0, 132), yticks=range(0, 101, 25), ylabel="missing (%)", title=f"each weight, K = {K}")
-    left.set_xticks(range(len(weights)), weights)
-    left.legend(loc="upper right", fontsize=8)
-    right.set(xlabel="K, copies in the sum", ylabel="missing (%)", title="all parameters together")
-    return figure
-
-
-def draw_memory(factors: Any, radii: Any, curves: Mapping[float, tuple[float, Any]]) -> Figure:
-    """Draw the spectral radius against the scale of the weights, and the missing part against K."""
-    figure = Figure(figsize=(7.2, 2.8))
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
-    left.plot(factors, radii, color="0.5")
-    for colour, (factor, (radius, missing)) in zip(LAYERS, curves.items(), strict=False):
-        left.plot(factor, radius, "o", color=colour)
-        right.semilogy(np.arange(1, 61), missing[:60], ".", color=colour, ms=4, label=f"$r$ = {radius:.2f}")
-        count = np.arange(12, 61)
-        right.semilogy(count, missing[11] * radius ** (count - 12.0), "--", color=colour, lw=1)
-    left.set(xlabel="factor of the weights", ylabel="spectral radius $r$ of $J$", ylim=(0, 1))
-    right.set(xlabel="$K$, copies in the sum", ylabel="missing part, relative", ylim=(1e-8, 2))
     right.legend(loc="upper right")
     return figure
 
@@ -757,7 +610,7 @@ def draw_kernel(image: Any, kernel: Any, convolved: Any, pooled: Any) -> Figure:
     return figure
 
 
-def draw_matrices(
+def draw_convolution_matrices(
     matrices: dict[str, tuple[Any, str, str]], cmap: str = "RdBu_r", width: float = 9
 ) -> Figure:
     """Draw matrices side by side as coloured squares.
@@ -816,7 +669,9 @@ def draw_patches(image: Any, unpooled: Any, k: int = 2) -> Figure:
     return figure
 
 
-def draw_kinks(r: Any, values: Any, kinks: Any, tangents: dict[float, tuple[float, float]]) -> Figure:
+def draw_phi_along_a_line(
+    r: Any, values: Any, kinks: Any, tangents: dict[float, tuple[float, float]]
+) -> Figure:
     """Draw φ along a line in the space of s^pre, the places where a switch changes, and tangents.
 
     Parameters
@@ -920,6 +775,156 @@ def draw_ties(
         for start, colour in zip(starts, colours, strict=True):
             ax.plot(*path(start, v).T, ".-", color=colour, linewidth=1, markersize=4)
         ax.set_title(title)
+    return figure
+
+
+# ---- notebooks 5 and 6
+
+
+def jacobian(dynamics: Any, theta: Any, x: Any, s: Any) -> Any:
+    """Return J = ∂F/∂s of the free step at a state of one sample, with all layers in one vector.
+
+    Row i is the vector-Jacobian product of unit vector i, so one call with a batch of unit vectors is enough.
+    """
+    sizes = [layer.shape[1] for layer in s]
+    copies = tuple(np.repeat(layer, sum(sizes), axis=0) for layer in s)
+    units = tuple(np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1))
+    step = eq.linearize(dynamics, theta, np.repeat(x, sum(sizes), axis=0), copies)
+    return np.concatenate(step.vjp(units), axis=1)
+
+
+def draw_unrolled() -> Figure:
+    """Draw the last steps of the first phase with a copy of θ for each, and the gradients of Eq. (6)."""
+    figure = Figure(figsize=(7, 2.8))
+    ax = figure.subplots()
+    forward, back = COLOURS["free"], COLOURS["bptt"]
+
+    def arrow(start: Any, end: Any, colour: str, shrink: float = 18, line: str = "-") -> None:
+        style = {"arrowstyle": "-|>", "color": colour, "lw": 1.5, "ls": line}
+        ax.annotate("", end, start, arrowprops=style | {"shrinkA": shrink, "shrinkB": shrink})
+
+    for column, name in enumerate(("T-3", "T-2", "T-1", "T")):
+        t = 3 - column
+        ax.plot(column, 0, "o", ms=35, mfc="white", mec=forward, mew=1.5)
+        ax.text(column, 0, f"$s_{{{name}}}$", ha="center", va="center", fontsize=11)
+        ax.plot(column, 1, "s", ms=32, mfc="white", mec="0.5", mew=1.5)
+        ax.text(column, 1, rf"$\theta_{{{name}}}$", ha="center", va="center", fontsize=11)
+        arrow((column, 1), (column, 0), forward)
+        arrow((column - 1 + 0.3 * (not column), 0), (column, 0), forward)
+        arrow((column + 0.74, -0.5), (column + 0.26, -0.5), back, 0, "--")
+        ax.text(column, -0.5, rf"$\nabla_s({t})$", color=back, ha="center", va="center", fontsize=11)
+        arrow((column + 0.2, 0.33), (column + 0.2, 0.68), back, 0, "--")
+        ax.text(column + 0.24, 0.53, rf"$\nabla_\theta({t})$", color=back, va="center", fontsize=11)
+    arrow((3, 0), (4, 0), forward)
+    ax.text(4.3, 0, r"$\mathcal{L} = \ell(s_T, y)$", ha="center", va="center", fontsize=12)
+    ax.text(-0.9, 0, "…", ha="center", va="center", fontsize=14)
+    ax.set(xlim=(-1, 4.75), ylim=(-0.7, 1.25))
+    ax.axis("off")
+    return figure
+
+
+def draw_copies(moments: Sequence[Any]) -> Figure:
+    """Draw ∇_θ(t), a row for each copy. Exact zeros are grey, and hatched if a zero state is the cause."""
+    names = list(moments[0].theta)
+    rows = np.array([np.concatenate([m.theta[n].ravel() for n in names]) for m in moments])
+    edges = np.cumsum([0] + [moments[0].theta[name].size for name in names])
+    figure = Figure(figsize=(7, 2.7))
+    ax = figure.subplots()
+    limit = 0.15 * np.abs(rows).max()
+    shown = np.where(rows == 0, np.nan, rows)
+    image = ax.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    for t, moment in enumerate(moments):
+        for name, left, right in zip(names, edges[:-1], edges[1:], strict=True):
+            ends = [int(n) for n in name[1:].split("-") if n != "0"]
+            reached = any(moment.state[n - 1].any() for n in ends)
+            if reached and not moment.theta[name].any():
+                box = Rectangle(
+                    (left - 0.5, t - 0.5), right - left, 1, fc="none", ec="0.35", lw=0, hatch="///"
+                )
+                ax.add_patch(box)
+    for edge in edges[1:-1]:
+        ax.axvline(edge - 0.5, color="0.3", lw=0.8)
+    for t in range(1, len(rows)):
+        ax.axhline(t - 0.5, color="white", lw=1)
+    ax.set(ylabel="$t$", yticks=range(len(rows)), facecolor="0.8")
+    ax.set_xticks((edges[1:] + edges[:-1] - 1) / 2, names)
+    ax.tick_params(length=0)
+    figure.colorbar(image, ax=ax, label=r"$\nabla_\theta(t)$, clipped", extend="both")
+    return figure
+
+
+def draw_matrices(matrices: Mapping[str, Any], sizes: Sequence[int]) -> Figure:
+    """Draw square matrices over layers of these sizes, with ‖J − Jᵀ‖/‖J‖ in the titles."""
+    figure = Figure(figsize=(7.4, 2.3))
+    edges = np.cumsum([0, *sizes])
+    ticks = (edges[1:] + edges[:-1] - 1) / 2
+    names = [f"$s^{n}$" for n in range(1, len(sizes) + 1)]
+    for ax, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
+        ax.imshow(matrix, cmap="RdBu_r", vmin=-1.2, vmax=1.2)
+        for edge in edges[1:-1]:
+            ax.axhline(edge - 0.5, color="0.3", lw=0.6)
+            ax.axvline(edge - 0.5, color="0.3", lw=0.6)
+        ax.set_xticks(ticks, names)
+        ax.set_yticks(ticks, names)
+        ax.tick_params(length=0)
+        asymmetry = np.linalg.norm(matrix - matrix.T) / np.linalg.norm(matrix)
+        ax.set_title(f"{title}\nasymmetry {asymmetry:.2f}", loc="center", fontsize=9)
+    return figure
+
+
+def draw_fading(processes: Mapping[str, Sequence[Any]]) -> Figure:
+    """Draw the size of ∇_s(t) in each layer, a panel for each process. White is an exact zero."""
+    figure = Figure(figsize=(7.2, 2.5))
+    axes = figure.subplots(1, len(processes), sharey=True)
+    for ax, (title, moments) in zip(axes, processes.items(), strict=True):
+        sizes = np.array([[np.linalg.norm(value) for value in m.state] for m in moments]).T
+        shown = np.log10(np.where(sizes > 0, sizes, np.nan))
+        image = ax.imshow(shown, cmap="viridis", vmin=-4, vmax=0, aspect="auto", origin="lower")
+        ax.set(xlabel="$t$, steps back from the end", title=title)
+    depth = len(sizes)
+    axes[0].set_yticks(range(depth), [f"layer {n}" for n in range(1, depth)] + [f"output, {depth}"])
+    figure.colorbar(image, ax=axes, label=r"$\log_{10} \|\nabla_s(t)\|$", extend="min")
+    return figure
+
+
+def draw_truncation(processes: Mapping[str, Sequence[Any]], K: int) -> Figure:
+    """Draw the part of dL/dw that the last K copies leave out, for each weight, and in all against K."""
+    figure = Figure(figsize=(7.2, 2.9))
+    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    colours = (COLOURS["free"], COLOURS["third"])
+    for k, (colour, (title, moments)) in enumerate(zip(colours, processes.items(), strict=True)):
+        weights = [name for name in moments[0].theta if name[0] == "w"]
+        missing = {}
+        for name in weights:
+            sums = np.cumsum([m.theta[name].ravel() for m in moments], axis=0)
+            missing[name] = np.linalg.norm(sums - sums[-1], axis=1) / np.linalg.norm(sums[-1])
+        place = np.arange(len(weights)) + 0.4 * k - 0.2
+        left.bar(place, [100 * missing[name][K - 1] for name in weights], 0.38, color=colour, label=title)
+        total = np.cumsum([np.concatenate([v.ravel() for v in m.theta.values()]) for m in moments], axis=0)
+        curve = np.linalg.norm(total - total[-1], axis=1) / np.linalg.norm(total[-1])
+        right.semilogy(np.arange(1, 41), 100 * curve[:40], color=colour)
+        right.semilogy(K, 100 * curve[K - 1], "o", color=colour)
+    left.set(ylim=(0, 132), yticks=range(0, 101, 25), ylabel="missing (%)", title=f"each weight, K = {K}")
+    left.set_xticks(range(len(weights)), weights)
+    left.legend(loc="upper right", fontsize=8)
+    right.set(xlabel="K, copies in the sum", ylabel="missing (%)", title="all parameters together")
+    return figure
+
+
+def draw_memory(factors: Any, radii: Any, curves: Mapping[float, tuple[float, Any]]) -> Figure:
+    """Draw the spectral radius against the scale of the weights, and the missing part against K."""
+    figure = Figure(figsize=(7.2, 2.8))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
+    left.plot(factors, radii, color="0.5")
+    for colour, (factor, (radius, missing)) in zip(LAYERS, curves.items(), strict=False):
+        left.plot(factor, radius, "o", color=colour)
+        right.semilogy(np.arange(1, 61), missing[:60], ".", color=colour, ms=4, label=f"$r$ = {radius:.2f}")
+        count = np.arange(12, 61)
+        right.semilogy(count, missing[11] * radius ** (count - 12.0), "--", color=colour, lw=1)
+    left.set(xlabel="factor of the weights", ylabel="spectral radius $r$ of $J$", ylim=(0, 1))
+    right.set(xlabel="$K$, copies in the sum", ylabel="missing part, relative", ylim=(1e-8, 2))
+    right.legend(loc="upper right")
+    return figure
 
 
 def draw_process_maps(rows: Mapping[str, tuple[Any, Any]]) -> Figure:
