@@ -218,9 +218,8 @@ class Experiment:
         """Return the learning rate of each parameter in the first epoch."""
         entering = dict(zip(network.layers, self.training.learning_rates, strict=True))
         rates = {f"b{n}": rate for n, rate in entering.items()}
-        for c in network.connections:
-            rates[c.name] = rates[network.backward_name(c)] = entering[c.post]
-        return rates
+        rates |= {c.name: entering[c.post] for c in network.connections}
+        return rates | {network.backward_name(c): entering[c.post] for c in network.recurrent}
 
     def optimizer(self, network: Network) -> Optimizer:
         """Return the optimizer with the learning rate of each parameter."""
