@@ -259,7 +259,7 @@ def test_a_killed_worker_ends_the_run_and_keeps_the_progress(idle: bool) -> None
         pids += rule.map(pid_of, (X,))
         eq.fit(PLAIN, X, LABELS, rule=rule, progress=progress, epochs=1000, on_batch=on_batch, **settings)
     assert not wait_until_dead(pids[1:])
-    assert (progress.epoch, progress.batch) == (0, 2) if idle else progress.batch + progress.epoch > 1
+    assert (progress.epoch, progress.batch) >= (0, 2)  # the other worker may complete a few more
     done = progress.epoch + 1
     resumed = eq.fit(PLAIN, X, LABELS, progress=progress, epochs=done, **settings)
     assert_close(resumed.theta, eq.fit(PLAIN, X, LABELS, epochs=done, **settings).theta)
