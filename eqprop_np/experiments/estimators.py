@@ -16,7 +16,9 @@ tied, discrete time  the gradient of another loss                     exact in t
 untied               no gradient; exact at ψ = 0 in real time         exact in the limit
 ===================  ==============================================  =======================
 
-The limit of BPTT is K → ∞. The error is measured against this limit as well.
+The limit of BPTT is K → ∞. Where the limit of the others is not exact, their error and order are given with
+respect to this limit as well. If a nudge moves a kink of σ or a switch of a max-pool, as in the system
+``conv``, the error is no power of the parameter, and the order is that of a fit.
 
 **Cost.** A *drive* is one call of a connection's ``to_post`` or ``to_pre`` between free layers. A step of the
 network takes two for each connection between free layers, and so does a product with J or Jᵀ; this is one
@@ -376,7 +378,7 @@ def measure_estimators(
         plain = tied_estimators(problem, beta, ratio)
         left_out.append("VF, C-VF: they are rules for untied weights")
         if reason := why_not_analytic(problem):
-            left_out.append(f"holomorphic EP: {reason}")
+            left_out.append(f"holomorphic EP: {reason.removeprefix('holomorphic EP ')}")
     else:
         plain = untied_estimators(problem, beta, ratio)
         left_out.append("EP, holomorphic EP, C-EP: the weights are untied, so there is no Φ")
@@ -425,7 +427,7 @@ def _exact_record(
 def _steps_needed(
     estimates: Callable[[int], list[Theta]], final: Sequence[Theta], exact: Theta, longest: int
 ) -> int:
-    """Return the smallest K, by bisection, with which the estimates have nearly reached their final values."""
+    """Return the smallest K, by bisection, with which the estimates are near their final values."""
     allowed = [WITHIN * np.linalg.norm(_flat(g) - _flat(exact)) for g in final]
 
     def enough(K: int) -> bool:
