@@ -269,7 +269,13 @@ def _draw_contrast(axes: Axes, record: Settling) -> Update:
     axes.set_title("contrast: (nudged − free) / β", fontsize=11, pad=26)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.99), "ncols": outputs + 1}
     axes.legend(
-        frameon=False, fontsize=9, handlelength=1, columnspacing=1, handletextpad=0.4, borderpad=0.2, **place
+        frameon=False,
+        fontsize=9,
+        handlelength=1,
+        columnspacing=0.8,
+        handletextpad=0.4,
+        borderpad=0.2,
+        **place,
     )
 
     def update(t: int) -> None:
@@ -299,8 +305,7 @@ def save_animation(animation: FuncAnimation, path: Path) -> None:
     ValueError
         If the file has another suffix.
     """
-    if path.suffix.lower() != ".gif":
-        raise ValueError(f"{path} has the suffix {path.suffix!r}, but an animation is a GIF: use .gif")
+    require_gif(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.gif")
     try:
@@ -309,3 +314,9 @@ def save_animation(animation: FuncAnimation, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_gif(path: Path) -> None:
+    """Raise a ValueError if a file has another suffix than .gif."""
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"{path} has the suffix {path.suffix!r}, but an animation is a GIF: use .gif")

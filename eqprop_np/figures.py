@@ -34,7 +34,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from eqprop_np.activations import Array
-from eqprop_np.animation import draw_settling, save_animation, small_network
+from eqprop_np.animation import draw_settling, require_gif, save_animation, small_network
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments.checkpoint import CheckpointError, load
 from eqprop_np.experiments.datasets import DataError
@@ -699,7 +699,7 @@ def _parser() -> argparse.ArgumentParser:
     settle.add_argument(
         "--out", type=Path, metavar="FILE", help="output file: .gif (default: runs/settle.gif)"
     )
-    settle.set_defaults(draw=lambda options: draw_settling(small_network()), out=Path("runs/settle.gif"))
+    settle.set_defaults(draw=_settle, out=Path("runs/settle.gif"))
     return parser
 
 
@@ -707,6 +707,11 @@ def _estimators(options: argparse.Namespace) -> Figure:
     return draw_estimators(
         {title: estimators_of(SYSTEMS[name], options.seed) for name, title in ESTIMATOR_PANELS.items()}
     )
+
+
+def _settle(options: argparse.Namespace) -> FuncAnimation:
+    require_gif(options.out)  # before the work
+    return draw_settling(small_network())
 
 
 def _fig1b(options: argparse.Namespace) -> Figure:

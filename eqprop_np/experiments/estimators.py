@@ -41,7 +41,7 @@ converge to rounding.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -199,13 +199,24 @@ def prepare(dynamics: Dynamics, theta: Theta, x: Array, y: Array) -> Problem:
         )
     F = linear_step(dynamics, theta, static, free.state)  # at s_*
     loss_s = loss_gradient(dynamics, theta, free.state, y)
-    lam, converged, iterations = adjoint(F, loss_s, 0.0, LIMIT)  # (I − Jᵀ)⁻¹ ℓ_s
-    displacement, also, _ = adjoint(_Transposed(**vars(F)), loss_s, 0.0, LIMIT)  # (I − J)⁻¹ ℓ_s
+    counting = _Counting(**vars(F))
+    lam, converged = adjoint(counting, loss_s, 0.0, LIMIT)  # (I − Jᵀ)⁻¹ ℓ_s
+    displacement, also = adjoint(_Transposed(**vars(F)), loss_s, 0.0, LIMIT)  # (I − J)⁻¹ ℓ_s
     if not (converged and also):
-        raise NotConverged(f"(I − J)⁻¹ ℓ_s has not converged after {iterations} iterations")
-    return Problem(
-        dynamics, theta, x, y, phases, F.vjp_theta(lam), _small_nudge(dynamics, F, displacement), iterations
-    )
+        raise NotConverged(f"λ = (I − Jᵀ)⁻¹ ℓ_s has not converged after {counting.products[0]} iterations")
+    limit = _small_nudge(dynamics, F, displacement)
+    return Problem(dynamics, theta, x, y, phases, F.vjp_theta(lam), limit, counting.products[0])
+
+
+@dataclass(frozen=True)
+class _Counting(LinearStep):
+    """A linearised step that counts its products with Jᵀ, which are the iterations of λ."""
+
+    products: list[int] = field(default_factory=lambda: [0])
+
+    def vjp(self, u: State) -> State:
+        self.products[0] += 1
+        return super().vjp(u)
 
 
 class _Transposed(LinearStep):

@@ -69,14 +69,14 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
     F = linear_step(dynamics, theta, static, free.state)  # ∂F/∂s and ∂F/∂θ at s_*
     loss_s = loss_gradient(dynamics, theta, free.state, y)  # ℓ_s
-    lam, converged, _ = adjoint(F, loss_s, phases.schedule.tol, 10 * phases.free_steps)  # λ
+    lam, converged = adjoint(F, loss_s, phases.schedule.tol, 10 * phases.free_steps)  # λ
     gradient = F.vjp_theta(lam) | cost_gradient(dynamics, theta, y, free.state)  # λᵀ ∂F/∂θ
     return Update(gradient, replace(free, converged=free.converged and converged))
 
 
 @np.errstate(over="ignore", invalid="ignore")  # a diverging λ gets the warning below
-def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool, int]:
-    """Return λ = (I − Jᵀ)⁻¹ ℓ_s, whether it has converged, and the number of iterations λ ← Jᵀ λ + ℓ_s.
+def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool]:
+    """Return λ = (I − Jᵀ)⁻¹ ℓ_s, and whether it has converged, by iterating λ ← Jᵀ λ + ℓ_s.
 
     Each iteration contracts by the spectral radius of J, as a synchronous free step does near s_*.
 
@@ -108,4 +108,4 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
             RuntimeWarning,
             stacklevel=5,  # the line that called the rule
         )
-    return lam, converged, iterations
+    return lam, converged
