@@ -1,7 +1,8 @@
-"""How fast: ``python -m eqprop_np.benchmark`` prints the cost of an epoch of each preset.
+"""Measure the cost of an epoch of each preset: ``python -m eqprop_np.benchmark``.
 
-Costs are in mm: the time of one 2048 × 2048 × 2048 float32 matrix product on the same machine with all
-its cores. Machines differ, and a shared one differs from minute to minute; the ratio stays.
+Costs are in mm, which is the time of one 2048 × 2048 × 2048 float32 matrix product on the same machine with
+all its cores. The time of an epoch differs between machines and, on a shared machine, from minute to minute.
+Its ratio to the time of a matrix product differs less.
 """
 
 import argparse
@@ -32,7 +33,7 @@ CHUNK = 20  # batches timed at once, between two measurements of mm, which leave
 
 
 class Timed(np.ndarray):
-    """An array that adds up the time spent in matrix products: its own, and those of all made from it."""
+    """An array that adds up the time of its matrix products and of those of all arrays made from it."""
 
     seconds = 0.0
 
@@ -49,24 +50,28 @@ class Timed(np.ndarray):
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured of an experiment.
+    """The measured cost of an experiment.
 
     Attributes
     ----------
-    mm_per_epoch : the cost of 60,000 training images.
-    free_steps : mean steps of the first phase.
-    products : the share of the time that is spent in matrix products.
-    throughput : multiplications per second in the matrix products of the first phase, over those of mm.
+    mm_per_epoch : float
+        The cost of 60,000 training images.
+    steps : float
+        The mean number of steps of the first phase.
+    products : float
+        The share of the time that is spent in matrix products.
+    throughput : float
+        The multiplications per second in the matrix products of the first phase, relative to those of mm.
     """
 
     mm_per_epoch: float
-    free_steps: float
+    steps: float
     products: float
     throughput: float
 
 
 def matrix_product() -> float:
-    """The time of one 2048³ float32 matrix product on all cores, in seconds: the best of five."""
+    """Return the time of one 2048³ float32 matrix product on all cores in seconds, the best of five."""
     a = np.ones((SIDE, SIDE), np.float32)
     b, out, times = a.copy(), a.copy(), []
     with threadpool_limits(os.cpu_count(), "blas"):
@@ -78,10 +83,10 @@ def matrix_product() -> float:
 
 
 def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
-    """Train for ``warm_up`` batches, then time ``batches`` more."""
+    """Train for ``warm_up`` batches, then train for ``batches`` more and return their cost."""
     size, workers = experiment.training.batch_size, experiment.training.workers
     dynamics = experiment.build(samples.x.shape[1:], int(samples.y.max()) + 1)
-    theta = dynamics.network.init(np.random.default_rng(0))
+    theta = dynamics.init(np.random.default_rng(0))
     steps: list[float] = []
     times: list[float] = []
     units: list[float] = []
@@ -165,7 +170,8 @@ def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[f
         batch = samples[chosen]
         x, y = batch.inputs(network, np.float32), batch.targets(run.dynamics, np.float32)
         update = rule(run.dynamics, theta, x, y, phases.draw(rng))
-        run.optimizer.step(theta, update.gradient, state, 1.0)
+        new, state = run.optimizer.step(theta, update.gradient, state)
+        theta.update(new)
         steps.append(float(update.free.steps))
     return steps
 
@@ -177,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("presets", nargs="*", default=list(EXPERIMENTS), help="which")
-    parser.add_argument("--data", default="auto", help="as in eqprop_np.mnist")
+    parser.add_argument("presets", nargs="*", default=list(EXPERIMENTS), help="presets to measure")
+    parser.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist")
     parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches to time")
     parser.add_argument("--warm-up", type=int, default=200, metavar="N", help="batches to train before that")
     parser.add_argument("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
@@ -204,11 +210,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _row(name: str, cost: Cost) -> None:
     shares = f"{cost.products:11.0%} {cost.throughput:11.0%}"
-    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.free_steps:10.1f} {shares}", flush=True)
+    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.steps:10.1f} {shares}", flush=True)
 
 
 def _compare_dynamics(samples: Samples, batches: int) -> None:
-    """The abstract's factor of 5 to 8: real time against discrete time, both to the letter."""
+    """Print the cost of real time relative to discrete time, which the abstract gives as 5 to 8."""
     print("to the letter (T and K synchronous steps):")
     for pair in (("eb-1h", "p-1h"), ("eb-2h", "p-2h")):
         costs = [measure(EXPERIMENTS[name].to_the_letter(), samples, batches, 0) for name in pair]

@@ -49,7 +49,7 @@ from eqprop_np.theorem import NotConverged, first_phase, gradients, updates
 from eqprop_np.training import Samples, outputs
 
 GREY = "0.45"
-ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(__file__).resolve().parent / "data"  # installed with the package
 STYLE: dict[str, Any] = {
     "font.size": 11,
     "mathtext.fontset": "cm",
@@ -249,7 +249,7 @@ FAMILIES = {  # the preset's name in the paper, its marker and its colour
     "cvf-1h": ("C-VF-1h", "o", COLOURS[2]),
     "cvf-2h": ("C-VF-2h", "^", COLOURS[3]),
 }
-RECORDED = ROOT / "data" / "results" / "fig1c"
+RECORDED = DATA / "fig1c"
 
 
 def read_sweep(directory: Path) -> list[dict[str, Any]]:
@@ -506,7 +506,7 @@ def _around() -> Iterator[tuple[float, float]]:
 # ---- a trained CNN
 
 
-WEIGHTS = ROOT / "data" / "pretrained" / "conv.npz"
+WEIGHTS = DATA / "conv.npz"
 
 
 def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Phases) -> Figure:
@@ -661,7 +661,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         default=RECORDED,
-        help="directory of a sweep (default: the recorded one, data/results/fig1c)",
+        help="directory of a sweep (default: the recorded one, eqprop_np/data/fig1c)",
     )
     fig1c.set_defaults(draw=lambda options: draw_fig1c(read_sweep(options.runs)))
     filters = figures.add_parser(
@@ -672,7 +672,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CHECKPOINT",
         default=WEIGHTS,
-        help="checkpoint of a CNN (default: the committed one, data/pretrained/conv.npz)",
+        help="checkpoint of a CNN (default: the one of the package, eqprop_np/data/conv.npz)",
     )
     filters.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
     filters.set_defaults(draw=_filters)

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,16 +21,27 @@ from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import DataError, load
-from eqprop_np.experiments.presets import EXPERIMENTS, OPTIMIZERS, Experiment, spread
+from eqprop_np.experiments.presets import (
+    COSTS,
+    EXPERIMENTS,
+    OPTIMIZERS,
+    PER_CONVOLUTION,
+    Experiment,
+    Layers,
+    Training,
+    spread,
+)
 from eqprop_np.experiments.report import Report, records
 from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps
 from eqprop_np.processes import WorkerDied, share
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
-from eqprop_np.rules.phases import ESTIMATES
+from eqprop_np.rules.phases import ESTIMATES, Phases
 from eqprop_np.training import Diverged, Progress, Samples, bar, error_of, train
 
-EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
+LAYERS = [field.name for field in fields(Layers)]
+SETTINGS = [field.name for part in (Phases, Training, Experiment) for field in fields(part)]
 FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # if no preset is named: about a minute
 
 
@@ -49,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 2 (bad input), 3 (training diverged) or 130 (interrupted).
+        0, 2 (bad input), 3 (training diverged, or a worker process was killed) or 130 (interrupted).
     """
     try:
         given = vars(_parser().parse_args(arguments))
@@ -94,8 +105,10 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)")  # fmt: skip
     add("--rule", choices=RULES, help="learning rule (default: the preset's)")
     add("--estimate", choices=ESTIMATES, help="how the nudge estimates the gradient (default: the preset's)")
-    add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward weights, "
-        "for the rules vf and cvf (default: 0, equal weights)")  # fmt: skip
+    add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward "
+        "weights; it unties them for bptt, implicit and asymep (default for vf and cvf: 0)")  # fmt: skip
+    add("--cost", choices=COSTS, help="cost; with cross-entropy a readout takes the place of the output "
+        "layer (default: squared-error)")  # fmt: skip
     add("--batch-size", type=int, metavar="B", help="samples per batch (default: the preset's, 20)")
     add("--seed", type=int, metavar="S", help="seed of the only random generator (default: 0)")
 
@@ -108,8 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("the run")
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: a new one under runs/)")
     add = run.add_mutually_exclusive_group().add_argument
-    add("--resume", type=Path, metavar="DIR", help="continue the run in DIR")
-    add("--evaluate", type=Path, metavar="CHECKPOINT", help="print the test error of CHECKPOINT and exit")
+    add("--resume", type=Path, metavar="DIR", help="continue the run in DIR, or of a checkpoint")
+    add("--evaluate", type=Path, metavar="DIR", help="print the test error of the run in DIR, or of a "
+        "checkpoint, and exit")  # fmt: skip
     add("--list-presets", action="store_const", const=True, help="print the presets and exit")
     run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
 
@@ -136,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{what} of the convolutional layers: one value, or one for each")  # fmt: skip
     add("--free-steps", type=int, metavar="T", help="maximum length of the free phase in synchronous steps")
     add("--nudged-steps", type=int, metavar="K", help="length of the nudged phase in synchronous steps")
-    add("--beta", type=float, help="strength of the nudge")
+    add("--beta", type=float, help="strength of the nudge; for the rule holomorphic the radius")
+    add("--points", type=int, metavar="N", help="points on the circle of the rule holomorphic (default: 4)")
     add("--epsilon", type=float, help="Euler step of real-time dynamics")
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
@@ -147,36 +162,23 @@ def _parser() -> argparse.ArgumentParser:
 def _experiment(given: Given) -> Experiment:
     """Return the preset with the settings that the command line overrides."""
     preset = EXPERIMENTS[given.get("preset", FIRST_LOOK["preset"])]
-    options = {name: value for name, value in given.items() if name not in ("preset", "data", "out")}
-    if "preset" not in given:
-        options.setdefault("epochs", FIRST_LOOK["epochs"])
-
-    def changed(settings: Any, *names: str) -> Any:
-        """Return the settings with those of these options that were given."""
-        return replace(settings, **{name: options[name] for name in names if name in options})
-
-    layers = changed(preset.layers, "hidden", "channels", "kernel", "pool", "stride", "padding")
+    options = given if "preset" in given else {"epochs": FIRST_LOOK["epochs"]} | given
+    layers = replace(preset.layers, **{name: given[name] for name in LAYERS if name in given})
+    for name in PER_CONVOLUTION:
+        if name in given and not layers.channels:
+            raise BadInput(
+                f"--{name} is for convolutional layers, but the network has none: leave out --{name}, or "
+                "give --channels"
+            )
+    settings = {name: value for name, value in options.items() if name in SETTINGS}
+    settings["schedule"] = _schedule(options, preset.phases.schedule)
+    epochs = options.get("epochs", preset.training.epochs)
+    settings["rate_schedule"] = _rate_schedule(options, preset.training.rate_schedule, epochs)
     if layers.connections != preset.layers.connections:
-        options.setdefault("learning_rates", spread(preset.training.learning_rates, layers.connections))
-    phases = changed(preset.phases, "free_steps", "nudged_steps", "beta", "estimate")
-    training = changed(
-        preset.training, "learning_rates", "epochs", "batch_size", "optimizer", "momentum",
-        "weight_decay", "augment", "workers",
-    )  # fmt: skip
-    training = replace(training, rate_schedule=_rate_schedule(options, training))
+        settings.setdefault("learning_rates", spread(preset.training.learning_rates, layers.connections))
     if "angle" in options:
-        options["psi"] = options["angle"]
-    return changed(
-        replace(
-            preset,
-            layers=layers,
-            phases=replace(phases, schedule=_schedule(options, phases.schedule)),
-            training=training,
-            **{name: options[name] for name in ("rule", "psi") if name in options},
-        ),
-        "activation",
-        "epsilon",
-    )
+        settings["psi"] = options["angle"]
+    return preset.override(layers=layers, **settings)
 
 
 def _schedule(options: Given, schedule: Alternating | Synchronous) -> Alternating | Synchronous:
@@ -192,25 +194,26 @@ def _schedule(options: Given, schedule: Alternating | Synchronous) -> Alternatin
     return Alternating(options.get("omega", omega), options.get("tol", schedule.tol))
 
 
-def _rate_schedule(options: Given, training: Any) -> RateSchedule:
+def _rate_schedule(options: Given, preset: RateSchedule, epochs: int) -> RateSchedule:
     """Return the schedule of the learning rates: the one that was given, or the preset's."""
     if "rate_decay" in options:
         return Exponential(options["rate_decay"])
     if "rate_schedule" not in options:
-        schedule: RateSchedule = training.rate_schedule
-        return schedule
+        return preset
     text = options["rate_schedule"]
-    name, *numbers = text.split(":")
+    name, *words = text.split(":")
+    kinds: dict[str, Callable[..., RateSchedule]] = {
+        "exponential": lambda factor: Exponential(float(factor)),
+        "steps": lambda every, factor: Steps(int(every), float(factor)),
+        "cosine": lambda: Cosine(epochs),
+    }
     try:
-        if name == "exponential" and len(numbers) == 1:
-            return Exponential(float(numbers[0]))
-        if name == "steps" and len(numbers) == 2:
-            return Steps(int(numbers[0]), float(numbers[1]))
-        if name == "cosine" and not numbers:
-            return Cosine(training.epochs)
-    except ValueError as error:
-        raise BadInput(f"--rate-schedule {text}: {error}") from None
-    raise BadInput(f"--rate-schedule must be exponential:FACTOR, steps:EVERY:FACTOR or cosine, got {text!r}")
+        return kinds[name](*words)
+    except (KeyError, TypeError, ValueError):
+        raise BadInput(
+            "--rate-schedule must be exponential:FACTOR, steps:EVERY:FACTOR or cosine, with EVERY an integer "
+            f"from 1 and FACTOR positive, got {text!r}"
+        ) from None
 
 
 def _refuse_others(given: Given, what: str, *allowed: str) -> None:
@@ -269,6 +272,7 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
     dataset = load(given.get("data", configuration.source), progress="quiet" not in given)
     if mismatch := configuration.mismatch(dataset):
         raise BadInput(f"{path}: {mismatch}: give the data of the run with --data")
+    configuration = replace(configuration, digests=dataset.digests)  # an old file may not tell them
     return configuration, progress, *configuration.samples(dataset)
 
 
@@ -303,7 +307,7 @@ def _run(given: Given) -> int:
     if "resume" in given:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
         directory = given["resume"]
-        directory = directory.parent if directory.name == "checkpoint.npz" else directory
+        directory = directory.parent if directory.is_file() else directory
         configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
         configuration = _total_epochs(configuration, progress, given)
         # Save the new total of epochs now, so that a run that is killed before its next checkpoint keeps it.
@@ -313,8 +317,8 @@ def _run(given: Given) -> int:
         configuration, training, test = _configure(given)
         dynamics = _dynamics(configuration)
         experiment = configuration.experiment
-        optimizer = experiment.optimizer(dynamics.network)
-        progress = Progress.begin(dynamics.network, optimizer, configuration.seed, psi=experiment.psi)
+        optimizer, psi = experiment.optimizer(dynamics), experiment.psi or 0.0
+        progress = Progress.begin(dynamics, optimizer, configuration.seed, psi=psi)
         directory = _new_directory(given.get("out"), experiment)
     report = Report(directory, configuration, quiet)
     report.begin(progress)
@@ -322,11 +326,11 @@ def _run(given: Given) -> int:
         finished = _train(report, dynamics, training, test, progress)
     except Diverged as error:
         print(f"error: training diverged: {error}. Try smaller learning rates.", file=sys.stderr)
-        return EXIT_DIVERGED
+        return EXIT_FAILED
     except WorkerDied as error:
         report.save(progress)
         print(f"error: {error}; to continue: {_resume(directory)}", file=sys.stderr)
-        return EXIT_DIVERGED
+        return EXIT_FAILED
     if not finished:
         report.save(progress)
         print(f"interrupted; to continue: {_resume(directory)}", file=sys.stderr)
@@ -378,8 +382,11 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         restore()
 
     for name in names:
-        if (number := getattr(signal, name, None)) is not None:
-            previous[number] = signal.signal(number, note)
+        number = getattr(signal, name, None)
+        # nohup ignores SIGHUP, so that the run goes on after the terminal is closed.
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            continue
+        previous[number] = signal.signal(number, note)
     try:
         yield lambda: arrived
     finally:
@@ -394,6 +401,12 @@ def _total_epochs(configuration: Configuration, progress: Progress, given: Given
         raise BadInput(
             f"--epochs {epochs} was given, but epoch {begun} has {'begun' if progress.batch else 'ended'}: "
             f"--epochs is the total number, so give at least {begun}"
+        )
+    schedule = configuration.experiment.training.rate_schedule
+    if isinstance(schedule, Cosine) and epochs > schedule.epochs:
+        raise BadInput(
+            f"--epochs {epochs} was given, but the cosine schedule of the run sets the learning rates to 0 "
+            f"after {schedule.epochs} epochs: start a new run"
         )
     try:
         return configuration.with_epochs(epochs)

@@ -1,32 +1,40 @@
 """Optimizers: how a step of training changes θ with the gradient dL/dθ.
 
 An optimizer is a value without state. Its state, one array per parameter for momentum and two for Adam, is
-a dict that `fit` keeps in its `Progress`, so that a resumed run continues exactly.
+a dict that `fit` keeps in its `Progress`, so that a resumed run continues exactly. A step returns θ and the
+state as new arrays and leaves the old ones as they are, so that an interrupt in the middle loses nothing.
 
 A rate schedule maps the epoch, counted from 0, to a factor on every learning rate.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from eqprop_np.activations import Array
+from eqprop_np.checks import check_integer, describe, is_number
 from eqprop_np.network import Theta
+
+OptimizerState = dict[str, Array]
 
 
 class Optimizer(Protocol):
     """The contract of an optimizer."""
 
-    def init(self, theta: Theta) -> dict[str, Array]:
+    def init(self, theta: Theta) -> OptimizerState:
         """Return the state before the first step."""
         ...
 
-    def step(self, theta: Theta, gradient: Theta, state: dict[str, Array], factor: float) -> None:
-        """Write one step into ``theta`` and ``state``. ``gradient`` may be overwritten.
+    def step(
+        self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
+    ) -> tuple[Theta, OptimizerState]:
+        """Return θ and the state after one step. ``theta`` and ``state`` are not changed.
 
+        The arrays of ``gradient`` may be overwritten or become those of θ: do not use them afterwards.
         ``factor`` multiplies the learning rates.
         """
         ...
@@ -51,7 +59,7 @@ class SGD:
     --------
     >>> theta = {"w0-1": np.array([[1.0]]), "b1": np.array([1.0])}
     >>> sgd = SGD({"w0-1": 0.5, "b1": 0.1})
-    >>> sgd.step(theta, {"w0-1": np.array([[1.0]]), "b1": np.array([1.0])}, sgd.init(theta), 1.0)
+    >>> theta, state = sgd.step(theta, {"w0-1": np.array([[1.0]]), "b1": np.array([1.0])}, sgd.init(theta))
     >>> print(theta["w0-1"], theta["b1"])
     [[0.5]] [0.9]
     """
@@ -70,27 +78,27 @@ class SGD:
         """Whether this is gradient descent without momentum and weight decay."""
         return self.momentum == 0 and self.weight_decay == 0
 
-    def rates(self, theta: Theta, factor: float = 1.0) -> dict[str, float]:
+    def rates(self, names: Mapping[str, Any], factor: float = 1.0) -> dict[str, float]:
         """Return η of each parameter, times ``factor``."""
-        return {name: rate * factor for name, rate in rates_of(self.learning_rates, theta).items()}
+        return {name: rate * factor for name, rate in rates_of(self.learning_rates, names).items()}
 
-    def init(self, theta: Theta) -> dict[str, Array]:
+    def init(self, theta: Theta) -> OptimizerState:
         """Return the velocities v, if there is momentum."""
         return {f"v/{name}": np.zeros_like(w) for name, w in theta.items()} if self.momentum else {}
 
-    def step(self, theta: Theta, gradient: Theta, state: dict[str, Array], factor: float) -> None:
-        """Write one step into ``theta`` and ``state``. ``gradient`` is overwritten."""
-        rates = self.rates(theta, factor)
-        for name, g in gradient.items():
-            if self.weight_decay:
-                g += _decay(self.weight_decay, name, theta)
+    def step(
+        self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
+    ) -> tuple[Theta, OptimizerState]:
+        """Return θ and the state after one step. The arrays of ``gradient`` are overwritten."""
+        rates, new_theta, new_state = self.rates(theta, factor), {}, {}
+        for name, w in theta.items():
+            v = gradient[name]
+            if self.weight_decay and is_weight(name):
+                v = v + self.weight_decay * w
             if self.momentum:
-                v = state[f"v/{name}"]
-                v *= self.momentum
-                v += g
-                g[...] = v
-            g *= rates[name]
-            theta[name] -= g
+                v = new_state[f"v/{name}"] = self.momentum * state[f"v/{name}"] + v
+            new_theta[name] = _descended(w, rates[name], v.copy() if self.momentum else v)
+        return new_theta, new_state
 
 
 @dataclass(frozen=True)
@@ -123,59 +131,74 @@ class Adam:
         _check_range("beta1", self.beta1, 0, 1)
         _check_range("beta2", self.beta2, 0, 1)
         _check_range("weight_decay", self.weight_decay, 0, math.inf)
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
+        _check_positive("epsilon", self.epsilon)
 
-    def init(self, theta: Theta) -> dict[str, Array]:
+    def init(self, theta: Theta) -> OptimizerState:
         """Return the running means m and v of each parameter, and the number of steps t."""
         means = {f"{mean}/{name}": np.zeros_like(w) for mean in "mv" for name, w in theta.items()}
         return means | {"t": np.zeros((), np.int64)}
 
-    def step(self, theta: Theta, gradient: Theta, state: dict[str, Array], factor: float) -> None:
-        """Write one step into ``theta`` and ``state``."""
-        state["t"] += 1
-        t, rates = int(state["t"]), rates_of(self.learning_rates, theta)
-        for name, g in gradient.items():
-            m, v = state[f"m/{name}"], state[f"v/{name}"]
-            m += (1 - self.beta1) * (g - m)
-            v += (1 - self.beta2) * (g * g - v)
+    def step(
+        self, theta: Theta, gradient: Theta, state: OptimizerState, factor: float = 1.0
+    ) -> tuple[Theta, OptimizerState]:
+        """Return θ and the state after one step. No argument is changed."""
+        t, rates, new_theta = int(state["t"]) + 1, rates_of(self.learning_rates, theta), {}
+        new_state: OptimizerState = {"t": np.array(t, np.int64)}
+        for name, w in theta.items():
+            g = gradient[name]
+            m = new_state[f"m/{name}"] = self.beta1 * state[f"m/{name}"] + (1 - self.beta1) * g
+            v = new_state[f"v/{name}"] = self.beta2 * state[f"v/{name}"] + (1 - self.beta2) * g**2
             step = (m / (1 - self.beta1**t)) / (np.sqrt(v / (1 - self.beta2**t)) + self.epsilon)
-            step += _decay(self.weight_decay, name, theta)
-            theta[name] -= rates[name] * factor * step
+            if self.weight_decay and is_weight(name):
+                step += self.weight_decay * w
+            new_theta[name] = _descended(w, rates[name] * factor, step)
+        return new_theta, new_state
 
 
-def rates_of(learning_rates: float | Mapping[str, float], theta: Theta) -> dict[str, float]:
-    """Return the learning rate of each parameter.
+def rates_of(learning_rates: float | Mapping[str, float], names: Mapping[str, Any]) -> dict[str, float]:
+    """Return the learning rate of each parameter, as a number of Python, which keeps the dtype of θ.
 
     Raises
     ------
     ValueError
-        If the rates are given by name and are not exactly those of θ.
+        If the rates are given by name and the names are not exactly those of θ.
     """
     if not isinstance(learning_rates, Mapping):
-        return dict.fromkeys(theta, float(learning_rates))
-    if learning_rates.keys() != theta.keys():
+        return dict.fromkeys(names, float(learning_rates))
+    if learning_rates.keys() != names.keys():
         raise ValueError(
-            f"learning_rates must have the parameters {', '.join(theta)}, got {', '.join(learning_rates)}"
+            f"learning_rates must have the parameters {', '.join(names)}, got {', '.join(learning_rates)}"
         )
-    return dict(learning_rates)
+    return {name: float(rate) for name, rate in learning_rates.items()}
 
 
-def _decay(weight_decay: float, name: str, theta: Theta) -> Array | float:
-    """Return λ w for a weight, and 0 for a bias, whose array has one dimension."""
-    return weight_decay * theta[name] if theta[name].ndim > 1 else 0.0
+def is_weight(name: str) -> bool:
+    """Return whether a parameter is a weight. The others are the biases "b1", "b2", …"""
+    return re.fullmatch(r"b\d+", name) is None
+
+
+def _descended(w: Array, rate: float, direction: Array) -> Array:
+    """Return w − rate · direction, written into the array of the direction, which saves memory traffic."""
+    direction *= rate
+    return np.subtract(w, direction, out=direction)
 
 
 def _check_rates(learning_rates: float | Mapping[str, float]) -> None:
     rates = learning_rates.values() if isinstance(learning_rates, Mapping) else (learning_rates,)
     for rate in rates:
-        if isinstance(rate, str | bool | complex) or not 0 <= rate < math.inf:
-            raise ValueError(f"learning_rates must be finite numbers from 0, got {rate!r}")
+        if not is_number(rate) or rate < 0:
+            raise ValueError(f"learning_rates must be finite numbers from 0, got {describe(rate)}")
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if isinstance(value, str | bool | complex) or not low <= value < high:
-        raise ValueError(f"{name} must be a number from {low} to below {high}, got {value!r}")
+    if not is_number(value) or not low <= value < high:
+        wanted = f"from {low} to below {high}" if high < math.inf else f"from {low}"
+        raise ValueError(f"{name} must be a finite number {wanted}, got {describe(value)}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{name} must be a positive finite number, got {describe(value)}")
 
 
 # ---- schedules of the learning rate
@@ -200,8 +223,7 @@ class Exponential:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay < math.inf:
-            raise ValueError(f"decay must be positive and finite, got {self.decay}")
+        _check_positive("decay", self.decay)
 
     def __call__(self, epoch: int) -> float:
         return float(self.decay**epoch)
@@ -209,7 +231,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Steps:
-    """The factor ``decay`` once more after each ``every`` epochs.
+    """The factor decay^⌊epoch / every⌋: one more factor ``decay`` after each ``every`` epochs.
 
     Examples
     --------
@@ -221,8 +243,8 @@ class Steps:
     decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.every < 1 or not 0 < self.decay < math.inf:
-            raise ValueError(f"every must be at least 1 and decay positive, got {self.every}, {self.decay}")
+        check_integer("every", self.every, least=1)
+        _check_positive("decay", self.decay)
 
     def __call__(self, epoch: int) -> float:
         return float(self.decay ** (epoch // self.every))
@@ -241,8 +263,7 @@ class Cosine:
     epochs: int
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        check_integer("epochs", self.epochs, least=1)
 
     def __call__(self, epoch: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch, self.epochs) / self.epochs))

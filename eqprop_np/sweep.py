@@ -39,7 +39,7 @@ from tqdm import tqdm
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import DataError, load
-from eqprop_np.experiments.presets import EXPERIMENTS, UNTIED, Experiment
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import summarize, write_json
 from eqprop_np.network import Theta
 from eqprop_np.processes import begin_worker
@@ -77,11 +77,11 @@ def grid(
     seeds : iterable of int
         Seeds of the runs.
     source : str, default "auto"
-        Source of the data (`eqprop_np.datasets.load`).
+        Source of the data (`eqprop_np.experiments.datasets.load`).
     train_size : int, optional
         Number of training images, taken from the start. None uses all.
     **settings : Any
-        Fields of `Experiment` that override the presets' values.
+        Settings that override the presets', as in `Experiment.override`.
 
     Returns
     -------
@@ -98,9 +98,8 @@ def grid(
     dataset = load(source)
     points = []
     for preset in presets:
-        experiment = EXPERIMENTS[preset]
-        experiment = replace(experiment, training=replace(experiment.training, workers=1, **settings))
-        for angle in angles if experiment.rule in UNTIED else (0.0,):
+        experiment = EXPERIMENTS[preset].override(**{"workers": 1} | settings)
+        for angle in angles if experiment.untied else (None,):
             turned = replace(experiment, psi=angle)
             points += [Configuration.resolve(turned, dataset, source, seed, train_size) for seed in seeds]
     return points
@@ -120,7 +119,7 @@ def point_name(point: Configuration) -> str:
         The name. It shows an angle only if the rule unties the weights.
     """
     experiment = point.experiment
-    angle = f"-{experiment.psi:g}deg" if experiment.rule in UNTIED else ""
+    angle = f"-{experiment.psi or 0.0:g}deg" if experiment.untied else ""
     return f"{experiment.name}{angle}-seed{point.seed}"
 
 
@@ -153,7 +152,7 @@ def measure(point: Configuration) -> Record:
         experiment = point.experiment
         dynamics = experiment.build(point.image, point.classes)
         run = experiment.run(dynamics)
-        progress = Progress.begin(dynamics.network, run.optimizer, point.seed, psi=experiment.psi)
+        progress = Progress.begin(dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0)
         angle = update_angle(experiment, dynamics, progress.theta, training)
         train(run, training, test, progress)
     return summarize(point, progress) | {"update_angle": angle}
@@ -187,7 +186,7 @@ def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, sampl
     phases = replace(
         experiment.phases,
         schedule=replace(experiment.phases.schedule, tol=0.0),
-        learning_rates=experiment.rates(dynamics.network),
+        learning_rates=experiment.rates(dynamics),
     )
     rules = [RULES[name].fastest(dynamics.network) for name in (experiment.rule, "bptt")]
     angles = []
@@ -260,7 +259,7 @@ def _finished(directory: Path, point: Configuration) -> bool:
     path = directory / f"{point_name(point)}.json"
     if not path.exists():
         return False
-    if Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"]) != point:
+    if not point.agrees_with(Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])):
         raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
 
@@ -282,7 +281,7 @@ def _summarize(directory: Path) -> None:
     lines = [
         {
             "preset": record["preset"],
-            "psi": Configuration.from_json(record["configuration"]).experiment.psi,
+            "psi": Configuration.from_json(record["configuration"]).experiment.psi or 0.0,
             "seed": record["seed"],
             "epochs": record["epochs"],
             "update_angle": record["update_angle"],

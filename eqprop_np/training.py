@@ -19,15 +19,16 @@ from numpy.typing import DTypeLike
 from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_theta
-from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.files import replacing
+from eqprop_np.checks import as_python, check_integer, check_kind, check_theta, describe, is_number
+from eqprop_np.dynamics import Dynamics
+from eqprop_np.files import write_arrays
 from eqprop_np.network import Network, Theta
-from eqprop_np.optimizers import SGD, Exponential, Optimizer, RateSchedule
+from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule, rates_of
 from eqprop_np.processes import SharedRule, output
+from eqprop_np.relaxation import Alternating, Schedule, Synchronous
 from eqprop_np.rules import LearningRule, learning_rule
 from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import Phases, Rule, require_plain_cost
+from eqprop_np.rules.phases import Phases, Rule, Update, free_phase, require_plain_cost
 from eqprop_np.rules.vector_field import weight_angle
 
 EVALUATION_BATCH = 250
@@ -44,6 +45,10 @@ class Diverged(RuntimeError):
 @dataclass
 class Progress:
     """The whole state of a training run: `fit` continues from it exactly.
+
+    `fit` replaces the attributes of a batch, and those of an epoch, all at once. So the state is that of the
+    last complete batch at each moment, also after an interrupt. The arrays are replaced and not written
+    into: ``best = progress.theta`` in a callback keeps the parameters of that moment.
 
     Attributes
     ----------
@@ -63,9 +68,10 @@ class Progress:
     seconds : float
         The time spent in training and validation.
     history : dict of list
-        One value for each complete epoch: "train_error" and, if there are validation data,
-        "validation_error" in percent, "seconds", "steps" (the mean of a first phase), "converged" (the share
-        of the first phases, if the schedule has a tolerance), and "weight_angle" (untied networks).
+        One float for each complete epoch: "train_error" and, if there are validation data,
+        "validation_error" in percent, "seconds" (since the start of the run), "steps" (the mean of a first
+        phase), "converged" (the share of the first phases, if the schedule has a tolerance), and
+        "weight_angle" (untied networks). It is NaN where an epoch has no such value.
     """
 
     theta: Theta
@@ -86,8 +92,13 @@ class Progress:
         records: list[dict[str, float]] = [{"epoch": n + 1} for n in range(self.epoch)]
         for name, values in self.history.items():
             for record, value in zip(records[self.epoch - len(values) :], values, strict=True):
-                record[name] = value
+                if not math.isnan(value):
+                    record[name] = value
         return records
+
+    def commit(self, **attributes: Any) -> None:
+        """Replace attributes in one operation, which an interrupt cannot divide."""
+        vars(self).update(attributes)
 
     @classmethod
     def begin(
@@ -101,7 +112,8 @@ class Progress:
         """Return the state before the first batch, with random parameters.
 
         ``network`` may be the dynamics, whose cost may add parameters of a readout.
-        ``psi`` is the angle between forward and backward weights of an untied network, in degrees.
+        ``dtype`` is that of the parameters and of all computation, np.float32 or np.float64. ``psi`` is the
+        angle between forward and backward weights of an untied network, in degrees.
         """
         rng = np.random.default_rng(seed)
         theta = network.init(rng, dtype, psi)
@@ -114,8 +126,8 @@ class Progress:
     def save(self, path: str | Path) -> None:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
-        with replacing(Path(path), "wb") as file:
-            np.savez(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+        meta["arrays"] = sorted(arrays)  # damage to the archive's directory can hide some
+        write_arrays(Path(path), meta=np.array(json.dumps(meta)), **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> "Progress":
@@ -126,16 +138,17 @@ class Progress:
         ValueError
             If the file is damaged or was written by something else.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return cls.from_arrays(arrays, json.loads(str(arrays.pop("meta"))))
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # a damaged file raises errors of many kinds
-            raise ValueError(
-                f"{path} is damaged or not a training state ({type(error).__name__}: {error})"
-            ) from None
+        with open(path, "rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as content:
+                    arrays = {name: content[name] for name in content.files}
+                meta = json.loads(str(arrays.pop("meta")))
+                if meta["arrays"] != sorted(arrays):
+                    raise ValueError("some arrays are missing")
+                return cls.from_arrays(arrays, meta)
+            except Exception as error:  # a damaged file raises errors of many kinds
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ValueError(f"{path} is damaged or not a training state ({reason})") from None
 
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays of the state by name, and the rest as values for JSON."""
@@ -212,57 +225,103 @@ def check_samples(dynamics: Dynamics, X: Any, y: Any, what: str = "X", every_cla
         If they do not fit the network, are not finite, or if a label is out of range. With
         ``every_class``, if a class has no sample.
     """
-    x = check_inputs(dynamics.network, X, what)
-    y = np.asarray(y)
-    classes = dynamics.target_shape[0]
-    if len(y) != len(x) if y.ndim else True:
-        raise ValueError(f"y must have one entry for each of the {len(x)} samples of {what}, got {y.shape}")
-    if y.ndim == 2 and y.shape[1] == classes and y.dtype.kind in "biuf":
-        if not np.isfinite(y).all():
-            raise ValueError("y must be finite, but it contains NaN or infinity")
-        return Samples(x, y.astype(np.float64) if y.dtype.kind in "bi" else y)
-    if y.ndim != 1:
+    x, shape = check_inputs(dynamics.network, X, what), dynamics.target_shape
+    y = _as_array("y", y)
+    if len(shape) != 1:
+        raise ValueError(f"the output must be a layer of classes, but its shape is {shape}")
+    if y.ndim == 0 or len(y) != len(x):
+        raise ValueError(
+            f"y must have one entry for each of the {len(x)} samples of {what}, got shape {y.shape}"
+        )
+    (classes,) = shape
+    if y.ndim == 1:
+        return Samples(x, _check_labels(y, classes, every_class))
+    if y.shape[1:] != (classes,):
         raise ValueError(f"y must be labels (N,) or targets (N, {classes}), got shape {y.shape}")
-    if y.dtype.kind not in "iu" and not (y.dtype.kind == "f" and (y == np.round(y)).all()):
-        raise TypeError(f"labels must be integers, got {y.dtype}: number the classes from 0")
-    y = y.astype(np.int64)
+    if y.dtype.kind not in "biuf":
+        raise TypeError(f"targets must be real numbers, got {y.dtype}")
+    if not np.isfinite(y).all():
+        raise ValueError("y must be finite, but it contains NaN or infinity")
+    return Samples(x, y)
+
+
+def _check_labels(y: Array, classes: int, every_class: bool) -> Array:
+    """Return labels as integers from 0."""
+    if y.dtype.kind not in "biu" and not (
+        y.dtype.kind == "f" and np.isfinite(y).all() and (y % 1 == 0).all()
+    ):
+        raise TypeError(
+            f"labels must be integers, got {y.dtype}: number the classes from 0, for example with "
+            "np.unique(y, return_inverse=True)[1]"
+        )
     if y.min() < 0 or y.max() >= classes:
         raise ValueError(
             f"labels must be from 0 to {classes - 1}, because the network has {classes} outputs, got "
             f"{y.min()} to {y.max()}"
         )
+    y = y.astype(np.int64)
     if every_class and len(missing := np.setdiff1d(np.arange(classes), y)):
         raise ValueError(
             f"the labels must include every class from 0 to {classes - 1}, but {missing[0]} is missing: "
             "use a network with fewer outputs, or pass one-hot targets"
         )
-    return Samples(x, y)
+    return y
 
 
 def check_inputs(network: Network, X: Any, what: str = "X") -> Array:
     """Return X as an array of bytes or floats that fits the network's input, or raise an error."""
-    x, shape = np.asarray(X), network.shapes[0]
+    x, shape = _as_array(what, X), network.shapes[0]
     fits = x.shape[1:] in (shape, shape[:2] if len(shape) == 3 and shape[2] == 1 else shape)
     if len(shape) == 1 and x.ndim > 1:
         fits = math.prod(x.shape[1:]) == shape[0]
     if x.ndim < 2 or len(x) == 0 or not fits:
         raise ValueError(f"{what} must have shape (N, {', '.join(map(str, shape))}), got {x.shape}")
     if x.dtype == np.uint8:
+        _say_once("bytes (uint8) are scaled from 0…255 to 0…1")
         return x
-    if x.dtype.kind != "f":
+    if x.dtype.type not in (np.float32, np.float64):
         raise TypeError(
-            f"{what} must be floats, or bytes (uint8) from 0 to 255, got {x.dtype}: convert it with .astype"
+            f"{what} must be float32, float64, or bytes (uint8) from 0 to 255, got {x.dtype}: convert it, "
+            "for example with .astype(np.float32)"
         )
-    largest = float(np.abs(x).max())
-    if not math.isfinite(largest):
+    if not math.isfinite(_size(x)):
         raise ValueError(f"{what} must be finite, but it contains NaN or infinity")
-    if largest > FAR:
-        warnings.warn(
-            f"{what} has values up to {largest:.3g} in size, but the inputs should be about 0 to 1: "
-            "scale them, for example with X / X.max()",
-            stacklevel=4,
-        )
-    return x
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def _as_array(what: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{what} must be an array, got rows of different lengths") from None
+
+
+def _size(x: Array) -> float:
+    """Return the largest absolute value of bytes scaled to [0, 1], or of floats; NaN if one is NaN."""
+    return 1.0 if x.dtype == np.uint8 else float(max(x.max(), -x.min()))
+
+
+def _warn_if_far(stacklevel: int, **inputs: Array | None) -> None:
+    """Warn once if inputs are far outside [0, 1]. Bytes are scaled, so they are not."""
+    for what, x in inputs.items():
+        if x is not None and (size := _size(x)) > FAR:
+            what = what.replace("_", " ")
+            warnings.warn(
+                f"{what} has values up to {size:.3g} in size, but the inputs should be about 0 to 1: "
+                "scale them, for example with X / X.max()",
+                stacklevel=stacklevel + 1,
+            )
+            return
+
+
+def _say_once(message: str) -> None:
+    """Print a note on standard error the first time it is said."""
+    if message not in _SAID:
+        _SAID.add(message)
+        print(f"note: {message}", file=sys.stderr)
+
+
+_SAID: set[str] = set()
 
 
 # ---- training
@@ -301,7 +360,7 @@ def fit(
     rule : callable, LearningRule or SharedRule
         The learning rule; `eqprop_np.share` makes one that uses several processes.
     optimizer : Optimizer, optional
-        ``SGD(0.1)`` by default.
+        ``SGD(0.1)`` by default. A rule that moves the weights in its second phase takes plain SGD only.
     rate_schedule : callable, optional
         Maps the epoch, counted from 0, to a factor on the learning rates; constant by default.
     epochs : int
@@ -310,11 +369,14 @@ def fit(
     validation : (X, y), optional
         After each epoch the error on them is recorded.
     transform : callable, optional
-        Maps a batch of X and the generator to a changed batch, for data augmentation.
+        Maps a batch of X and the generator to a changed batch of the same shape, for data augmentation.
+        The validation data are not changed.
     seed : int
         Of the generator, for a new run.
     progress : Progress, optional
-        Continue this run. It is changed in place and is valid after each batch.
+        Continue this run. It is that of the last complete batch at each moment, so an interrupt (Ctrl-C) or
+        an error loses no complete batch. For a new run, pass ``Progress.begin(network, optimizer)`` if you
+        want to keep what was trained until then.
     on_batch, on_epoch : callable, optional
         Called with the progress after each batch and each epoch. Training stops if it returns True.
     show_progress : bool, optional
@@ -339,39 +401,72 @@ def fit(
     >>> print(eq.error_rate(dynamics, progress.theta, X, y) < 10)
     True
     """
-    if not isinstance(dynamics, DiscreteTime | RealTime):
-        raise TypeError(f"dynamics must be DiscreteTime(...) or RealTime(...), got {dynamics!r}")
+    check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
     training = check_samples(dynamics, X, y, every_class=True)
-    held_out = validation and check_samples(dynamics, *validation, what="the validation X")
-    if training.x.dtype == np.uint8:
-        _say_once("X holds bytes, so it is scaled from 0…255 to 0…1")
-    for name, value, least in (("epochs", epochs, 0), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    optimizer = SGD(0.1) if optimizer is None else optimizer
-    dtype = np.float32 if training.x.dtype == np.uint8 else training.x.dtype
-    if progress is None:
-        progress = Progress.begin(dynamics, optimizer, seed, dtype)
-    else:
-        check_theta(progress.theta, dynamics.parameter_shapes)
+    held_out = None if validation is None else check_samples(dynamics, *_pair(validation), "the validation X")
+    _warn_if_far(2, X=training.x, the_validation_X=None if held_out is None else held_out.x)
     run = Run(
         dynamics=dynamics,
         rule=rule if isinstance(rule, SharedRule) else learning_rule(rule),
         phases=phases,
-        optimizer=optimizer,
+        optimizer=SGD(0.1) if optimizer is None else optimizer,
         rate_schedule=Exponential() if rate_schedule is None else rate_schedule,
         epochs=epochs,
         batch_size=batch_size,
         transform=transform,
     )
+    for name, callback in (("on_batch", on_batch), ("on_epoch", on_epoch)):
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{name} must be a function of the progress, got {describe(callback)}")
+    if progress is None:
+        dtype = np.float32 if training.x.dtype == np.uint8 else training.x.dtype
+        progress = Progress.begin(dynamics, run.optimizer, seed, dtype)
+    else:
+        _check_progress(progress, run, len(training))
     with bar(run, len(training), show_progress) as advance:
 
         def after_batch(progress: Progress) -> bool:
             advance(progress)
-            return on_batch is not None and on_batch(progress) is True
+            return on_batch is not None and _is_true(on_batch(progress))
 
-        train(run, training, held_out, progress, after_batch, on_epoch or (lambda progress: None))
+        def after_epoch(progress: Progress) -> bool:
+            with above_the_bar():
+                return on_epoch is not None and _is_true(on_epoch(progress))
+
+        train(run, training, held_out, progress, after_batch, after_epoch)
     return progress
+
+
+def _pair(validation: Any) -> tuple[Any, Any]:
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation must be a pair (X, y), got {describe(validation)}")
+    return validation[0], validation[1]
+
+
+def _check_progress(progress: Progress, run: "Run", size: int) -> None:
+    """Raise an error if a run cannot continue from this progress."""
+    check_kind("progress", progress, Progress, "a Progress, such as Progress.load(path)")
+    check_theta(progress.theta, run.dynamics.parameter_shapes)
+    if (progress.batch - 1) * run.batch_size >= size:
+        raise ValueError(
+            f"the progress has {progress.batch} batches of an epoch, but {size} samples have fewer batches "
+            f"of {run.batch_size}: pass the data and the batch_size with which it was trained"
+        )
+    if isinstance(run.optimizer, SGD | Adam):
+        expected, found = (
+            {name: np.shape(value) for name, value in state.items()}
+            for state in (run.optimizer.init(progress.theta), progress.optimizer_state)
+        )
+        if expected != found:
+            raise ValueError(
+                f"the progress has the state of another optimizer than {type(run.optimizer).__name__} with "
+                f"these settings: pass the one with which it was trained"
+            )
+
+
+def _is_true(answer: Any) -> bool:
+    """Return whether a callback returned True, of Python or NumPy. Another value does not stop training."""
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 @dataclass(frozen=True)
@@ -382,8 +477,8 @@ class Run:
 
     Raises
     ------
-    ValueError
-        If the rule, the phases and the optimizer do not go together.
+    TypeError, ValueError
+        If a setting is of another kind, or if the rule, the phases and the optimizer do not go together.
     """
 
     dynamics: Dynamics
@@ -397,8 +492,16 @@ class Run:
 
     def __post_init__(self) -> None:
         record, network = self.record, self.dynamics.network
-        if not isinstance(self.phases, Phases):
-            raise TypeError(f"phases must be Phases(...), got {self.phases!r}")
+        check_kind("phases", self.phases, Phases, "Phases(...)")
+        check_integer("epochs", self.epochs, least=0)
+        check_integer("batch_size", self.batch_size, least=1)
+        for name, value in (("rate_schedule", self.rate_schedule), ("transform", self.transform)):
+            if value is not None and not callable(value):
+                raise TypeError(f"{name} must be a function, got {describe(value)}")
+        if isinstance(self.optimizer, SGD | Adam):
+            rates_of(self.optimizer.learning_rates, self.dynamics.parameter_shapes)
+        elif not callable(getattr(self.optimizer, "step", None)):
+            raise TypeError(f"optimizer must be SGD(...) or Adam(...), got {describe(self.optimizer)}")
         if self.phases.estimate not in record.estimates:
             raise ValueError(
                 f"rule {record.name} does not use the estimate {self.phases.estimate}: choose "
@@ -419,11 +522,20 @@ class Run:
         """The line of the table of rules."""
         return self.rule.rule if isinstance(self.rule, SharedRule) else self.rule
 
+    def factor(self, epoch: int) -> float:
+        """Return the factor on the learning rates in an epoch."""
+        factor = self.rate_schedule(epoch)
+        if not is_number(factor) or factor < 0:
+            raise ValueError(
+                f"rate_schedule must return a finite number from 0, got {describe(factor)} for epoch {epoch}"
+            )
+        return float(as_python(factor))
+
     def phases_of(self, epoch: int, theta: Theta) -> Phases:
         """Return the phases of an epoch: a continual rule moves the weights at the optimizer's rates."""
         if not isinstance(self.optimizer, SGD):
             return self.phases
-        return replace(self.phases, learning_rates=self.optimizer.rates(theta, self.rate_schedule(epoch)))
+        return replace(self.phases, learning_rates=self.optimizer.rates(theta, self.factor(epoch)))
 
 
 def train(
@@ -455,9 +567,8 @@ def train(
                 return False
             start = time.perf_counter()
             error = None if validation is None else error_of(run, progress.theta, validation)
-            progress.seconds += time.perf_counter() - start
-            _finish_epoch(run, progress, len(training), error)
-            if on_epoch(progress) is True:
+            _finish_epoch(run, progress, len(training), error, progress.seconds + time.perf_counter() - start)
+            if _is_true(on_epoch(progress)):
                 return progress.epoch >= run.epochs
     return True
 
@@ -469,40 +580,85 @@ def _epoch(
     network, phases = run.dynamics.network, run.phases_of(progress.epoch, progress.theta)
     rule = run.rule if isinstance(run.rule, SharedRule) else run.rule.fastest(network)
     dtype = next(iter(progress.theta.values())).dtype
-    factor = run.rate_schedule(progress.epoch)
-    order, size = _order(progress, len(training)), run.batch_size
+    factor, size, own = run.factor(progress.epoch), run.batch_size, not run.record.in_table
+    epoch_start, spare, order = _order(progress, len(training))
+    rng = _copy(spare)
     while progress.batch * size < len(training):
         start = time.perf_counter()
+        rng, spare = spare, rng  # draw from the one that the progress does not hold
+        if progress.batch:
+            rng.bit_generator.state = progress.rng.bit_generator.state
         batch = training[order[progress.batch * size : (progress.batch + 1) * size]]
         if run.transform is not None:
-            batch = Samples(run.transform(batch.x, progress.rng), batch.y)
+            batch = _transformed(batch, run.transform, rng)
         x, y = batch.inputs(network, dtype), batch.targets(run.dynamics, dtype)
-        update = rule(run.dynamics, progress.theta, x, y, phases.draw(progress.rng))
-        outputs = run.dynamics.scores(progress.theta, update.free.state)
+        update = rule(run.dynamics, progress.theta, x, y, phases.draw(rng))
+        if own:
+            update = _checked(update, run.record.name, progress.theta)
+        gradient, outputs = update.gradient, run.dynamics.scores(progress.theta, update.free.state)
         if not np.isfinite(outputs).all():
             raise Diverged(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
-        run.optimizer.step(progress.theta, update.gradient, progress.optimizer_state, factor)
-        progress.errors += batch.count_wrong(outputs)
-        progress.steps += update.free.steps
-        if progress.converged is not None:
-            progress.converged += update.free.converged
-        progress.batch += 1
-        progress.seconds += time.perf_counter() - start
-        if on_batch(progress) is True:
+        theta, state = run.optimizer.step(progress.theta, gradient, progress.optimizer_state, factor)
+        known = progress.converged is not None
+        progress.commit(
+            theta=theta,
+            rng=rng,
+            optimizer_state=state,
+            epoch_start=epoch_start,
+            batch=progress.batch + 1,
+            errors=progress.errors + batch.count_wrong(outputs),
+            steps=progress.steps + update.free.steps,
+            converged=(progress.converged or 0) + bool(update.free.converged) if known else None,
+            seconds=progress.seconds + time.perf_counter() - start,
+        )
+        if _is_true(on_batch(progress)):
             return False
     return True
 
 
-def _order(progress: Progress, size: int) -> Array:
-    """Return the shuffled order of the epoch, the same one when a run resumes in the middle of it."""
-    if progress.batch == 0:
-        progress.epoch_start = dict(progress.rng.bit_generator.state)
-        return progress.rng.permutation(size)
-    again = np.random.default_rng()
-    again.bit_generator.state = progress.epoch_start
-    return again.permutation(size)
+def _order(progress: Progress, size: int) -> tuple[dict[str, Any], np.random.Generator, Array]:
+    """Return the shuffled order of the epoch, and the generator's state before and a generator after it.
+
+    The order is the same one when a run resumes in the middle of the epoch.
+    """
+    rng = _copy(progress.rng)
+    if progress.batch:
+        rng.bit_generator.state = progress.epoch_start
+    epoch_start = dict(rng.bit_generator.state)
+    return epoch_start, rng, rng.permutation(size)
+
+
+def _copy(rng: np.random.Generator) -> np.random.Generator:
+    """Return a generator of the same state. A batch draws from a copy, which becomes valid with the batch."""
+    copy = np.random.Generator(type(rng.bit_generator)(0))  # three times as fast as copy.deepcopy
+    copy.bit_generator.state = rng.bit_generator.state
+    return copy
+
+
+def _transformed(
+    batch: Samples, transform: Callable[[Array, np.random.Generator], Array], rng: np.random.Generator
+) -> Samples:
+    x = transform(batch.x, rng)
+    if np.shape(x) != batch.x.shape:
+        raise ValueError(f"transform must keep the shape {batch.x.shape} of a batch, got {np.shape(x)}")
+    return Samples(np.asarray(x), batch.y)
+
+
+def _checked(update: Update, rule: str, theta: Theta) -> Update:
+    """Return the update of a rule of one's own with a copy of the gradient, whose arrays the rule may keep.
+
+    The gradient gets the dtype of θ.
+    """
+    check_kind("the result of the rule", update, Update, "an Update")
+    wanted, found = (
+        {name: np.shape(value) for name, value in values.items()} for values in (theta, update.gradient)
+    )
+    if wanted != found:
+        raise ValueError(f"the gradient of rule {rule} must have the shapes {wanted}, got {found}")
+    gradient = {name: np.array(g, theta[name].dtype) for name, g in update.gradient.items()}
+    return Update(gradient, update.free)
 
 
 def _require_finite(progress: Progress) -> None:
@@ -513,33 +669,42 @@ def _require_finite(progress: Progress) -> None:
             )
 
 
-def _finish_epoch(run: Run, progress: Progress, size: int, validation_error: float | None) -> None:
+def _finish_epoch(
+    run: Run, progress: Progress, size: int, validation_error: float | None, seconds: float
+) -> None:
     """Append the epoch to the history, and set the counters to 0."""
     converged = progress.converged or 0
     unknown = progress.converged is None or not run.phases.schedule.tol
-    record: dict[str, float | None] = {
+    record = {
         "train_error": 100 * progress.errors / size,
         "validation_error": validation_error,
-        "seconds": round(progress.seconds, 2),
-        "steps": progress.steps / progress.batch,
+        "seconds": round(seconds, 2),
+        "steps": float(progress.steps / progress.batch),
         "converged": None if unknown else converged / progress.batch,
         "weight_angle": weight_angle(run.dynamics.network, progress.theta),
     }
+    history = {name: [*values, math.nan] for name, values in progress.history.items()}
     for name, value in record.items():
         if value is not None:
-            progress.history.setdefault(name, []).append(value)
-    progress.epoch += 1
-    progress.batch, progress.errors, progress.steps, progress.converged = 0, 0, 0.0, 0
+            history[name] = [*progress.history.get(name, []), value]
+    progress.commit(
+        epoch=progress.epoch + 1,
+        batch=0,
+        errors=0,
+        steps=0.0,
+        converged=0,
+        seconds=seconds,
+        history=history,
+    )
 
 
-def _say_once(message: str) -> None:
-    """Print a note on standard error the first time it is said."""
-    if message not in _SAID:
-        _SAID.add(message)
-        print(f"note: {message}", file=sys.stderr)
+@contextmanager
+def above_the_bar() -> Iterator[None]:
+    """Let lines that are printed in this context not run into a progress bar."""
+    from tqdm.auto import tqdm
 
-
-_SAID: set[str] = set()
+    with tqdm.external_write_mode(sys.stdout):
+        yield
 
 
 @contextmanager
@@ -548,18 +713,28 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
 
     It is on standard error, on a terminal and in a notebook only, unless ``show`` says otherwise.
     """
+    terminal = sys.stderr is not None and sys.stderr.isatty()
     from tqdm.auto import tqdm  # a slow import, which only training needs
 
-    hidden = not (sys.stderr.isatty() or "ipykernel" in sys.modules) if show is None else not show
+    hidden = not (terminal or "ipykernel" in sys.modules) if show is None else not show
     batches = -(-size // run.batch_size)
-    with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch") as shown:
+    with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch", miniters=1) as shown:
 
         def advance(progress: Progress) -> None:
-            if not hidden and progress.batch:
-                error = 100 * progress.errors / min(progress.batch * run.batch_size, size)
-                shown.set_description(f"epoch {progress.epoch + 1}/{run.epochs}", refresh=False)
-                shown.set_postfix_str(f"error {error:.2f} %", refresh=False)
-                shown.update(progress.epoch * batches + progress.batch - shown.n)
+            if hidden:
+                return
+            done = progress.epoch * batches + progress.batch
+            first = shown.n == 0
+            if first:
+                shown.initial = shown.n = shown.last_print_n = (
+                    done - 1
+                )  # a resumed run is timed from where it resumes
+            error = 100 * progress.errors / min(progress.batch * run.batch_size, size)
+            shown.set_description(f"epoch {progress.epoch + 1}/{run.epochs}", refresh=False)
+            shown.set_postfix_str(f"error {error:.2f} %", refresh=False)
+            shown.update(done - shown.n)
+            if first:
+                shown.refresh()
 
         yield advance
 
@@ -579,30 +754,32 @@ def predict(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = 
     X : ndarray, shape (N, …)
         Floats, or bytes, which are scaled to [0, 1].
     phases : Phases, optional
-        T and the schedule of the first phase; by default at most 1000 steps to a tolerance of 1e-4.
+        T and the schedule of the first phase, for example those of training, which stop earlier. Then the
+        output of a sample may depend on the others by about the schedule's tolerance. By default the state
+        converges in float64 to a tolerance of 1e-8, so that it does not depend on the others.
 
     Raises
     ------
     TypeError, ValueError
         If an argument does not fit the network.
+
+    Warns
+    -----
+    UserWarning
+        If the state does not converge in 2000 synchronous steps, or if X is far outside [0, 1].
     """
-    labels: Array = outputs(dynamics, theta, X, phases).argmax(axis=1)
+    labels: Array = _evaluate(dynamics, theta, X, None, phases)[1].argmax(axis=1)
     return labels
 
 
 def outputs(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = None) -> Array:
     """Return the output of each sample at the steady state, shape (N, classes). See `predict`."""
-    check_theta(theta, dynamics.parameter_shapes)
-    x = check_inputs(dynamics.network, X)
-    samples = Samples(x, np.zeros(len(x), int))
-    with threadpool_limits(1, "blas"):
-        return _outputs(output, dynamics, theta, samples, EVALUATION_PHASES if phases is None else phases)
+    return _evaluate(dynamics, theta, X, None, phases)[1]
 
 
 def error_rate(dynamics: Dynamics, theta: Theta, X: Array, y: Array, phases: Phases | None = None) -> float:
     """Return the share of wrong predictions in percent. See `predict`; y are labels or targets."""
-    samples = check_samples(dynamics, X, y)
-    found = outputs(dynamics, theta, X, phases)
+    samples, found = _evaluate(dynamics, theta, X, y, phases)
     return 100 * samples.count_wrong(found) / len(samples)
 
 
@@ -640,7 +817,47 @@ def confusion_matrix(labels: Any, predictions: Any) -> Array:
     return counts
 
 
-EVALUATION_PHASES = Phases(1000, 1, 1.0, schedule=replace(Phases(1, 1, 1.0).schedule, tol=1e-4))
+def _evaluate(
+    dynamics: Dynamics, theta: Theta, X: Any, y: Any, phases: Phases | None
+) -> tuple[Samples, Array]:
+    """Return the samples, checked, and their outputs. Without y the labels are 0."""
+    check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
+    network = dynamics.network
+    check_theta(theta, dynamics.parameter_shapes)
+    if y is None:
+        x = check_inputs(network, X)
+        samples = Samples(x, np.zeros(len(x), np.int64))
+    else:
+        samples = check_samples(dynamics, X, y)
+    _warn_if_far(3, X=samples.x)
+    first_phase = output
+    if phases is None:
+        theta = {name: value.astype(np.float64) for name, value in theta.items()}
+        phases, first_phase = _until_converged(network), _converged_output
+    check_kind("phases", phases, Phases, "Phases(...)")
+    with threadpool_limits(1, "blas"):
+        return samples, _outputs(first_phase, dynamics, theta, samples, phases)
+
+
+def _until_converged(network: Network) -> Phases:
+    """Return the settings of a first phase that converges tightly."""
+    schedule: Schedule = Alternating(tol=1e-8)
+    try:
+        network.groups  # noqa: B018
+    except ValueError:  # a graph with a cycle of odd length
+        schedule = Synchronous(tol=1e-8)
+    return Phases(2000, 1, beta=1.0, schedule=schedule)
+
+
+def _converged_output(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> Array:
+    _, free = free_phase(dynamics, theta, x, phases)
+    if not free.converged:
+        warnings.warn(
+            f"the state did not converge in {free.steps} steps, and its last residual is "
+            f"{free.residuals[-1]:.1e}: pass the phases of training to stop where training stops",
+            stacklevel=5,
+        )
+    return dynamics.scores(theta, free.state)
 
 
 def error_of(run: Run, theta: Theta, samples: Samples) -> float:
@@ -664,8 +881,11 @@ def random_shift(pixels: int) -> Callable[[Array, np.random.Generator], Array]:
 
     Zeros move in at the border. The batch has shape (B, H, W) or (B, H, W, C).
     """
+    check_integer("pixels", pixels, least=0)
 
     def shift(x: Array, rng: np.random.Generator) -> Array:
+        if x.ndim not in (3, 4):
+            raise ValueError(f"random_shift needs images of shape (N, H, W) or (N, H, W, C), got {x.shape}")
         height, width = x.shape[1:3]
         margins = [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * (x.ndim - 3)
         windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, margins), (height, width), axis=(1, 2))

@@ -2,16 +2,18 @@
 
 from itertools import count, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from eqprop_np.datasets import load
 from examples import write_bands
 
-from eqprop_np import benchmark, training
-from eqprop_np.benchmark import Cost, Timed, main, measure
+from eqprop_np import benchmark
+from eqprop_np.benchmark import Cost, Timed, main, measure, multiplications
+from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
-from eqprop_np.network import Theta
+from eqprop_np.network import Theta, chain
+from eqprop_np.optimizers import SGD
 from eqprop_np.training import Samples
 
 Patch = pytest.MonkeyPatch
@@ -69,18 +71,18 @@ def test_the_cost_of_an_epoch_is_that_of_its_batches(samples: Samples, monkeypat
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
     cost = measure(EXPERIMENTS["p-1h"].to_the_letter(), samples, 30, 0)
     assert cost.mm_per_epoch == pytest.approx(3000 / 20 / 0.5)
-    assert cost.free_steps == EXPERIMENTS["p-1h"].free_steps
+    assert cost.steps == EXPERIMENTS["p-1h"].phases.free_steps
 
 
 def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> None:
     """With constant weights the free phase would need another number of steps."""
-    weights = []
+    weights, step = [], SGD.step
 
-    def spy(theta: Theta, *arguments: object) -> None:
+    def spy(self: SGD, theta: Theta, *arguments: Any) -> Any:
         weights.append(theta["w1-2"].copy())
-        training.sgd(theta, *arguments)
+        return step(self, theta, *arguments)
 
-    monkeypatch.setattr(benchmark, "sgd", spy)
+    monkeypatch.setattr(SGD, "step", spy)
     measure(EXPERIMENTS["p-1h"], samples, 10, 3)
     assert len(weights) >= 13
     assert all((a != b).any() for a, b in pairwise(weights[:13]))
@@ -103,6 +105,27 @@ def test_timed_arrays_count_matrix_products_and_change_no_result(
     assert isinstance(result, Timed)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(result, b @ a)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 13])
+def test_the_multiplications_of_a_first_phase(steps: int) -> None:
+    """The input's drive is computed once, and each other connection has two drives per step.
+
+    Of conv, the layer of 64 channels begins at zero, so that its first drive costs nothing.
+    """
+    p_1h, conv = (EXPERIMENTS[name].build((28, 28), 10).network for name in ("p-1h", "conv"))
+    assert multiplications(p_1h, steps) == 784 * 512 + steps * 2 * 5120
+    first, second, output = 25 * 32 * 24**2, 25 * 32 * 64 * 8**2, 1024 * 10
+    assert multiplications(conv, steps) == first + (2 * steps - 1) * second + 2 * steps * output
+    assert multiplications(chain([4, 3]), steps) == 12
+
+
+def test_it_measures_what_several_processes_do(samples: Samples) -> None:
+    """The multiplications of all processes count. Untied weights and one process are other cases."""
+    for name, workers in (("p-1h", 2), ("p-1h", 1), ("cvf-1h", 1)):
+        cost = measure(EXPERIMENTS[name].override(workers=workers, hidden=(4,)), samples, 2, 1)
+        assert cost.throughput > 0
+        assert 0 < cost.products < 1
 
 
 @pytest.mark.parametrize(

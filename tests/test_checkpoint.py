@@ -15,17 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eqprop_np.checkpoint import CheckpointError, Configuration, load, replacing, save
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eqprop_np import checkpoint
+from eqprop_np import files
+from eqprop_np.experiments.checkpoint import CheckpointError, load, save
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import SHA256
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.files import replacing
+from eqprop_np.optimizers import Cosine, Exponential, Steps
+from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress, Samples, train
 
-EXPERIMENT = replace(EXPERIMENTS["p-1h"], hidden=(3,), epochs=2, batch_size=4, free_steps=4, nudged_steps=2)
-CONFIGURATION = Configuration(EXPERIMENT, "auto", "glyphs (not MNIST)", (3, 4), 2, 10, 0, seed=7)
+EXPERIMENT = EXPERIMENTS["p-1h"].override(hidden=(3,), epochs=2, batch_size=4, free_steps=4, nudged_steps=2)
+DIGESTS, GLYPHS = ("a", "b", "c", "d"), "glyphs (not MNIST)"
+CONFIGURATION = Configuration(EXPERIMENT, "auto", GLYPHS, DIGESTS, (3, 4), 2, 10, 0, seed=7)
 
 Meta = dict[str, Any]
 Arrays = dict[str, Any]
@@ -35,16 +41,20 @@ def advance(progress: Progress, batches: int, experiment: Experiment = EXPERIMEN
     """Train until this number of batches is done in all, or to the end. An epoch has three batches."""
     rng = np.random.default_rng(1)
     data = Samples(rng.integers(0, 256, (10, 3, 4)).astype(np.uint8), np.arange(10) % 2)
-    train(
-        experiment, experiment.build((3, 4), 2), data, data, progress,
-        on_batch=lambda p: 3 * p.epoch + p.batch == batches,
-    )  # fmt: skip
+    run = experiment.run(experiment.build((3, 4), 2))
+    train(run, data, data, progress, on_batch=lambda p: 3 * p.epoch + p.batch == batches)
     return progress
+
+
+def begin(experiment: Experiment = EXPERIMENT) -> Progress:
+    """Return the progress of a run before its first batch."""
+    dynamics = experiment.build((3, 4), 2)
+    return Progress.begin(dynamics, experiment.optimizer(dynamics), 7, psi=experiment.psi or 0.0)
 
 
 def progress(batches: int = 4, experiment: Experiment = EXPERIMENT) -> Progress:
     """Return the progress of a run after this number of batches."""
-    return advance(Progress.begin(experiment, experiment.build((3, 4), 2), 7), batches, experiment)
+    return advance(begin(experiment), batches, experiment)
 
 
 @pytest.fixture
@@ -67,28 +77,74 @@ def refusal(path: Path) -> str:
 # --- the round trip
 
 
+MOMENTUM, ADAM = EXPERIMENT.override(momentum=0.9), EXPERIMENT.override(optimizer="adam", weight_decay=0.01)
+
+
+@pytest.mark.parametrize("experiment", [EXPERIMENT, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 5, 6])
-def test_what_is_saved_comes_back(tmp_path: Path, batches: int) -> None:
+def test_what_is_saved_comes_back(tmp_path: Path, batches: int, experiment: Experiment) -> None:
     """Test a run before its first batch, within an epoch, between epochs, and at its end."""
-    before = Progress.begin(EXPERIMENT, EXPERIMENT.build((3, 4), 2), 7) if batches == 0 else progress(batches)
-    save(tmp_path / "c.npz", CONFIGURATION, before)
+    before = begin(experiment) if batches == 0 else progress(batches, experiment)
+    asked = replace(CONFIGURATION, experiment=experiment)
+    save(tmp_path / "c.npz", asked, before)
     configuration, after = load(tmp_path / "c.npz")
-    assert configuration == CONFIGURATION
-    assert after.theta.keys() == before.theta.keys()
-    for name in before.theta:
-        assert after.theta[name].dtype == before.theta[name].dtype
-        np.testing.assert_array_equal(after.theta[name], before.theta[name])
-        after.theta[name] += 1  # the arrays must be writeable, because training updates them
+    assert configuration == asked
+    for found, expected in (
+        (after.theta, before.theta),
+        (after.optimizer_state, before.optimizer_state),
+    ):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert found[name].dtype == expected[name].dtype
+            np.testing.assert_array_equal(found[name], expected[name])
+            found[name] += 1  # the arrays must be writeable, because training updates them
+    assert (
+        len(after.optimizer_state)
+        == {"sgd": 4 if experiment is MOMENTUM else 0, "adam": 9}[experiment.training.optimizer]
+    )
     assert after.rng.bit_generator.state == before.rng.bit_generator.state
     assert after.rng is not before.rng
-    for name in vars(before).keys() - {"theta", "rng"}:
+    for name in vars(before).keys() - {"theta", "rng", "optimizer_state"}:
         assert getattr(after, name) == getattr(before, name), name
+
+
+def through_json(configuration: Configuration) -> Configuration:
+    return Configuration.from_json(json.loads(json.dumps(configuration.to_json())))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_preset_survives_json(name: str) -> None:
     configuration = replace(CONFIGURATION, experiment=EXPERIMENTS[name], image=(28, 28), validation=5)
-    assert Configuration.from_json(json.loads(json.dumps(configuration.to_json()))) == configuration
+    assert through_json(configuration) == configuration
+    assert configuration.to_json()["schema"] == 2
+
+
+@pytest.mark.parametrize("schedule", [Alternating(1.3, 0.02), Synchronous(), Synchronous(0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "rate_schedule", [Exponential(), Exponential(0.9), Steps(3, 0.1), Cosine(7)], ids=repr
+)
+def test_every_schedule_survives_json(schedule: Any, rate_schedule: Any) -> None:
+    experiment = EXPERIMENT.override(schedule=schedule, rate_schedule=rate_schedule)
+    configuration = replace(CONFIGURATION, experiment=experiment)
+    assert through_json(configuration) == configuration
+    assert type(through_json(configuration).experiment.phases.schedule) is type(schedule)
+    assert type(through_json(configuration).experiment.training.rate_schedule) is type(rate_schedule)
+
+
+def test_every_other_setting_survives_json() -> None:
+    """Numbers of NumPy are stored as those of Python."""
+    experiment = EXPERIMENTS["conv"].override(
+        hidden=[np.int64(4)], channels=np.array([2, 3]), kernel=(3, 2), pool=[2], stride=(1, 2), padding=1,
+        learning_rates=np.float32([0.5, 0.1, 0.2, 0.4]), optimizer="adam", weight_decay=np.float64(0.1),
+        free_steps=np.int64(3), beta=np.float32(-0.25), activation="tanh",
+        schedule=Alternating(np.float32(1.25), np.float64(0.1)),
+        dynamics="real-time", epsilon=np.float32(0.5), workers=np.int32(3), augment=2,
+        rate_schedule=Steps(np.int64(3), np.float32(0.5)),
+    )  # fmt: skip
+    configuration = replace(CONFIGURATION, experiment=experiment, seed=np.int64(3), train_size=np.int32(9))
+    assert through_json(configuration) == configuration
+    untied = replace(CONFIGURATION, experiment=EXPERIMENTS["cvf-1h"].override(psi=np.float32(30)))
+    assert through_json(untied) == untied
 
 
 def test_a_checkpoint_needs_no_pickle(path: Path) -> None:
@@ -100,24 +156,24 @@ def test_a_checkpoint_needs_no_pickle(path: Path) -> None:
 @pytest.mark.parametrize("batches", [1, 3, 4])
 def test_a_run_continues_with_the_same_records(tmp_path: Path, batches: int) -> None:
     """In this run some free phases converge and some do not."""
-    experiment = replace(EXPERIMENT, learning_rates=(2.0, 1.0), free_steps=6, tol=2e-3)
+    schedule = Alternating(tol=2e-3)
+    experiment = EXPERIMENT.override(learning_rates=(2.0, 1.0), free_steps=6, schedule=schedule)
     through = progress(99, experiment)
-    assert all(0 < record["converged"] < 1 for record in through.history)
+    assert all(0 < record["converged"] < 1 for record in through.records)
     save(tmp_path / "c.npz", replace(CONFIGURATION, experiment=experiment), progress(batches, experiment))
     _, resumed = load(tmp_path / "c.npz")
     advance(resumed, 99, experiment)
-    records = [[record | {"seconds": 0} for record in run.history] for run in (resumed, through)]
+    records = [[record | {"seconds": 0} for record in run.records] for run in (resumed, through)]
     assert records[0] == records[1]
 
 
 # --- files of schema 1
 
 
-UNTIED = replace(
-    EXPERIMENTS["cvf-1h"],
+UNTIED = EXPERIMENTS["cvf-1h"].override(
     hidden=(3, 5),
     learning_rates=(0.1, 0.1, 0.1),
-    angle=60.0,
+    psi=60.0,
     epochs=3,
     batch_size=4,
     free_steps=40,
@@ -125,14 +181,48 @@ UNTIED = replace(
 )
 
 
-def write_schema_1(path: Path, experiment: Experiment, progress: Progress) -> None:
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Return the fields of an experiment as schema 1 had them."""
+    phases, training, layers = experiment.phases, experiment.training, experiment.layers
+    alternating = isinstance(phases.schedule, Alternating)
+    return {
+        "name": experiment.name,
+        "dynamics": experiment.dynamics,
+        "activation": experiment.activation,
+        "hidden": layers.hidden,
+        "learning_rates": training.learning_rates,
+        "free_steps": phases.free_steps,
+        "nudged_steps": phases.nudged_steps,
+        "beta": phases.beta,
+        "epochs": training.epochs,
+        "source": experiment.source,
+        "channels": layers.channels,
+        "rule": experiment.rule,
+        "estimate": phases.estimate,
+        "schedule": "alternating" if alternating else "synchronous",
+        "omega": phases.schedule.omega if alternating else 1.0,
+        "tol": phases.schedule.tol,
+        "epsilon": experiment.epsilon,
+        "batch_size": training.batch_size,
+        "rate_decay": training.rate_schedule.decay,
+        "augment": training.augment,
+        "workers": training.workers,
+        "angle": experiment.psi or 0.0,
+    }
+
+
+OLD_NAMES = {"validation_error": "test_error", "steps": "free_steps", "weight_angle": "angle"}
+
+
+def write_schema_1(path: Path, experiment: Experiment, progress: Progress, dataset: str = GLYPHS) -> None:
     """Write a checkpoint as the program did before schema 2."""
+    records = [{OLD_NAMES.get(k, k): v for k, v in r.items() if k != "converged"} for r in progress.records]
     meta = {
         "schema": 1,
         "configuration": {
-            "experiment": vars(experiment),
+            "experiment": flat(experiment),
             "source": "auto",
-            "dataset": "glyphs (not MNIST)",
+            "dataset": dataset,
             "image": [3, 4],
             "classes": 2,
             "train_size": 10,
@@ -147,8 +237,8 @@ def write_schema_1(path: Path, experiment: Experiment, progress: Progress) -> No
             "errors": progress.errors,
             "steps": progress.steps,
             "seconds": progress.seconds,
-            "history": [{k: v for k, v in r.items() if k != "converged"} for r in progress.history],
-            "angle": progress.angle,
+            "history": records,
+            "angle": weight_angle(experiment.build((3, 4), 2).network, progress.theta),
         },
     }
     backward = {name: progress.theta[name].T for name in ("w2-1", "w3-2") if name in progress.theta}
@@ -164,13 +254,13 @@ def test_a_file_of_schema_1_loads_and_its_run_continues(
     tmp_path: Path, experiment: Experiment, stop: str | int, counted: list[int]
 ) -> None:
     """Bit for bit. Only the epochs that began with this program have a share of converged free phases."""
-    experiment = replace(experiment, epochs=3)
+    experiment = experiment.override(epochs=3)
     through = progress(99, experiment)
     within_epoch = isinstance(stop, int)
-    before = progress(stop, experiment) if within_epoch else progress(99, replace(experiment, epochs=1))
+    before = progress(stop, experiment) if within_epoch else progress(99, experiment.override(epochs=1))
     write_schema_1(tmp_path / "c.npz", experiment, before)
     configuration, after = load(tmp_path / "c.npz")
-    assert configuration == replace(CONFIGURATION, experiment=experiment)
+    assert configuration == replace(CONFIGURATION, experiment=experiment, digests=())
     assert after.theta.keys() == before.theta.keys()
     for name in before.theta:
         np.testing.assert_array_equal(after.theta[name], before.theta[name], err_msg=name)
@@ -180,13 +270,13 @@ def test_a_file_of_schema_1_loads_and_its_run_continues(
     advance(after, 99, experiment)
     for name in before.theta:
         np.testing.assert_array_equal(after.theta[name], through.theta[name], err_msg=name)
-    assert [record["epoch"] for record in after.history if "converged" in record] == counted
+    assert [record["epoch"] for record in after.records if "converged" in record] == counted
 
 
 def test_the_backward_weights_of_schema_1_are_transposed(tmp_path: Path) -> None:
     """The old "w2-1" of 3 and 5 neurons has shape (5, 3), and the new one has the shape of "w1-2", (3, 5)."""
     dynamics = UNTIED.build((3, 4), 2)
-    before = Progress.begin(UNTIED, dynamics, 7)
+    before = begin(UNTIED)
     write_schema_1(tmp_path / "c.npz", UNTIED, before)
     with np.load(tmp_path / "c.npz") as file:
         assert (file["w1-2"].shape, file["w2-1"].shape, file["w3-2"].shape) == ((3, 5), (5, 3), (2, 5))
@@ -194,19 +284,45 @@ def test_the_backward_weights_of_schema_1_are_transposed(tmp_path: Path) -> None
     assert {name: value.shape for name, value in after.theta.items()} == dynamics.network.parameter_shapes
     assert all(value.flags.c_contiguous for value in after.theta.values())
     np.testing.assert_array_equal(np.abs(after.theta["w2-1"]), np.abs(after.theta["w1-2"]))
-    assert weight_angle(dynamics.network, after.theta) == before.angle
+    angles = [weight_angle(dynamics.network, theta) for theta in (after.theta, before.theta)]
+    assert angles[0] == angles[1] > 0
 
 
 def test_a_file_of_schema_2_is_not_transposed(tmp_path: Path) -> None:
     """A square weight has the same shape when it is transposed, so that only the schema decides."""
-    square = replace(UNTIED, hidden=(4, 4))
+    square = UNTIED.override(hidden=(4, 4))
     for write in (
         lambda path, p: save(path, replace(CONFIGURATION, experiment=square), p),
         lambda path, p: write_schema_1(path, square, p),
     ):
-        before = Progress.begin(square, square.build((3, 4), 2), 7)
+        before = begin(square)
         write(tmp_path / "c.npz", before)
         np.testing.assert_array_equal(load(tmp_path / "c.npz")[1].theta["w2-1"], before.theta["w2-1"])
+
+
+def test_mnist_of_schema_1_is_the_genuine_one(tmp_path: Path) -> None:
+    write_schema_1(tmp_path / "c.npz", EXPERIMENT, progress(), dataset="mnist")
+    assert load(tmp_path / "c.npz")[0].digests == tuple(SHA256.values())
+
+
+@pytest.mark.parametrize("schedule", [Alternating(1.1, 0.01), Synchronous(0.1)], ids=str)
+def test_every_setting_of_schema_1_is_read(schedule: Any) -> None:
+    experiment = EXPERIMENTS["conv"].override(
+        hidden=(7,), learning_rates=(0.1, 0.2, 0.3, 0.4), schedule=schedule, dynamics="real-time",
+        epsilon=0.1,
+        augment=2, workers=3, rate_schedule=Exponential(0.7), estimate="random-sign", batch_size=7,
+    )  # fmt: skip
+    for one in (experiment, UNTIED, *EXPERIMENTS.values()):
+        content = json.loads(json.dumps(CONFIGURATION.to_json() | {"experiment": flat(one)}))
+        del content["schema"], content["digests"]
+        assert Configuration.from_json(content) == replace(CONFIGURATION, experiment=one, digests=())
+
+
+@pytest.mark.parametrize("place, value", [("schedule", "none"), ("unknown", 1), ("psi", 1.0), ("tol", None)])
+def test_a_wrong_setting_of_schema_1_is_refused(tmp_path: Path, place: str, value: Any) -> None:
+    write_schema_1(tmp_path / "c.npz", EXPERIMENT, progress())
+    rewrite(tmp_path / "c.npz", lambda m, _: replaced(m, f"configuration.experiment.{place}", value))
+    refusal(tmp_path / "c.npz")
 
 
 # --- damage
@@ -229,16 +345,32 @@ def with_array(name: str, value: Any) -> Callable[[Meta, Arrays], None]:
 ARRAYS: dict[str, tuple[Callable[[Meta, Arrays], None], str]] = {
     "missing": (
         lambda meta, arrays: arrays.pop("b2"),
-        "the parameters must be ['b1', 'b2', 'w0-1', 'w1-2'], got ['b1', 'w0-1', 'w1-2']",
+        "theta must have the parameters w0-1, w1-2, b1, b2, but it lacks b2",
     ),
-    "extra": (with_array("b3", np.zeros(2, np.float32)), ", got ['b1', 'b2', 'b3', "),
-    "shape": (with_array("w0-1", np.zeros((3, 12), np.float32)), "w0-1 must have shape (12, 3), got (3, 12)"),
-    "dimensions": (with_array("b1", np.zeros((3, 1), np.float32)), "b1 must have shape (3,), got (3, 1)"),
-    "dtype": (with_array("b1", np.zeros(3)), "b1 must have dtype float32, got float64"),
-    "integers": (with_array("b1", np.zeros(3, int)), "b1 must have dtype float32, got int64"),
-    "byte order": (with_array("b1", np.zeros(3, ">f4")), "b1 must have dtype float32, got >f4"),
-    "not a number": (with_array("b1", np.float32([0, np.nan, 0])), "b1 contains NaN or infinity"),
-    "infinite": (with_array("b1", np.float32([0, 0, -np.inf])), "b1 contains NaN or infinity"),
+    "extra": (with_array("b3", np.zeros(2, np.float32)), "but it also has b3"),
+    "shape": (
+        with_array("w0-1", np.zeros((3, 12), np.float32)),
+        "theta['w0-1'] must have shape (12, 3), got (3, 12)",
+    ),
+    "dimensions": (
+        with_array("b1", np.zeros((3, 1), np.float32)),
+        "theta['b1'] must have shape (3,), got (3, 1)",
+    ),
+    "dtype": (with_array("b1", np.zeros(3)), "one dtype, got float32 and float64"),
+    "integers": (with_array("b1", np.zeros(3, int)), "theta['b1'] must be floating-point numbers, got int64"),
+    "byte order": (with_array("b1", np.zeros(3, ">f4")), "one dtype, got >f4 and float32"),
+    "not a number": (
+        with_array("b1", np.float32([0, np.nan, 0])),
+        "theta['b1'] must be finite, but it contains NaN or infinity",
+    ),
+    "infinite": (
+        with_array("b1", np.float32([0, 0, -np.inf])),
+        "theta['b1'] must be finite, but it contains NaN or infinity",
+    ),
+    "state of an optimizer": (
+        with_array("optimizer/v/b1", np.zeros(3, np.float32)),
+        "optimizer's state must",
+    ),
     "pickled": (with_array("b1", np.array([None, None, None])), "allow_pickle=False"),
     "meta missing": (lambda meta, arrays: arrays.update(meta=np.zeros(0)), "damaged or not a checkpoint"),
     "meta no JSON": (with_array("meta", np.array("{")), "damaged or not a checkpoint"),
@@ -268,37 +400,58 @@ def replaced(meta: Meta, place: str, value: Any) -> Meta:
     return meta
 
 
+PARTS = ("layers", "phases", "training")
+SCHEDULES = ("phases.schedule", "training.rate_schedule")
 META: list[tuple[str, Any]] = [
-    *[
-        (place, value)
-        for place in ("schema", "rng", "configuration", "progress")
-        for value in (None, [], "x")
-    ],
-    ("rng.state", {}),
-    ("rng.state.state", -1),
-    ("rng.state.state", 2**130),
-    ("rng.bit_generator", "MT19937"),
+    *[(place, value) for place in ("schema", "configuration", "progress") for value in (None, [], "x")],
+    *[("progress.rng", value) for value in (None, [], "x")],
+    ("progress.rng.state", {}),
+    ("progress.rng.state.state", -1),
+    ("progress.rng.state.state", 2**130),
+    ("progress.rng.bit_generator", "MT19937"),
     *[("progress.epoch_start", value) for value in (None, [], {}, {"bit_generator": "PCG64"}, 3)],
     *[("progress.epoch", value) for value in (None, "1", -1, 1.5, 0, 2, [])],
     *[("progress.batch", value) for value in (None, "1", -1, 1.5, 4, {})],
     *[("progress.errors", value) for value in (None, "1", -1, 1.5)],
     *[("progress.steps", value) for value in (None, "1", -1.0, float("nan"))],
     *[("progress.seconds", value) for value in (None, "1", -1.0, float("nan"))],
-    *[("progress.history", value) for value in (None, {}, [], [1], [{}], [{"epoch": "1"}])],
-    *[("progress.angle", value) for value in ("0", [], {})],
+    *[("progress.history", value) for value in (None, {}, [], [1], [{}], {"train_error": [1.0]})],
+    *[
+        (f"progress.history.{name}", value)
+        for name in ("train_error", "validation_error", "seconds", "steps")
+        for value in (None, [], ["1"], [1.0, 2.0], 1.0, [None], [float("nan")], [True])
+    ],
+    *[("progress.history.weight_angle", value) for value in ("0", ["0"], {}, [0.0, 1.0], 3)],
+    ("progress.history.epoch", [1]),
     *[("progress.converged", value) for value in (None, "1", -1, 0.5, 2, [])],
-    *[("progress.history.0.converged", value) for value in ("1", -0.1, 1.1, float("nan"), [])],
+    *[("progress.history.converged", [value]) for value in ("1", -0.1, 1.1, float("nan"), [])],
+    *[("progress.history.converged", value) for value in ([0.5, 0.5], 0.5, "1")],
     ("progress.unknown", 1),
     *[("configuration.experiment", value) for value in (None, [], "p-1h", {})],
-    *[("configuration.experiment.hidden", value) for value in (None, 3, "3", ["3"], [0], [3.0], [4])],
-    *[("configuration.experiment.learning_rates", value) for value in (None, 0.1, [0.1], ["a", "b"])],
+    *[(f"configuration.experiment.{part}", value) for part in PARTS for value in (None, [], "x", {}, 3)],
+    *[(f"configuration.experiment.{part}.unknown", 1) for part in PARTS],
+    *[(f"configuration.experiment.{part}", value) for part in SCHEDULES for value in (None, [], "x", {})],
+    *[(f"configuration.experiment.{part}.kind", value) for part in SCHEDULES for value in (None, "x", [])],
+    *[(f"configuration.experiment.{part}.unknown", 1) for part in SCHEDULES],
+    ("configuration.experiment.phases.schedule.kind", "cosine"),
+    ("configuration.experiment.training.rate_schedule.kind", "alternating"),
+    *[("configuration.experiment.training.rate_schedule.decay", value) for value in ("1", 0)],
+    *[("configuration.experiment.phases.schedule.tol", value) for value in ("1", -1, float("nan"))],
+    *[("configuration.experiment.training.momentum", value) for value in ("1", -1, 1, float("nan"))],
+    *[("configuration.experiment.training.optimizer", value) for value in ("x", 1, "adam")],
+    *[("configuration.digests", value) for value in (None, "abcd", ["a"], [1, 2, 3, 4], 3)],
+    *[("configuration.experiment.layers.hidden", value) for value in (None, 3, "3", ["3"], [0], [3.0], [4])],
+    *[
+        ("configuration.experiment.training.learning_rates", value)
+        for value in (None, 0.1, [0.1], ["a", "b"])
+    ],
     *[("configuration.experiment.activation", value) for value in (None, "relu", 3, [1], {})],
     *[("configuration.experiment.dynamics", value) for value in (None, "slow", 3)],
     *[("configuration.experiment.rule", value) for value in ("backprop", 3)],
-    *[("configuration.experiment.epochs", value) for value in (None, "2", 0, 1.5)],
-    *[("configuration.experiment.batch_size", value) for value in ("2", 0, 1.5)],
-    *[("configuration.experiment.beta", value) for value in (None, "2", 0, float("nan"))],
-    ("configuration.experiment.channels", [3]),
+    *[("configuration.experiment.training.epochs", value) for value in (None, "2", 0, 1.5)],
+    *[("configuration.experiment.training.batch_size", value) for value in ("2", 0, 1.5)],
+    *[("configuration.experiment.phases.beta", value) for value in (None, "2", 0, float("nan"))],
+    ("configuration.experiment.layers.channels", [3]),
     ("configuration.experiment.unknown", 3),
     *[("configuration.image", value) for value in (None, [3], [3, 4, 1], ["3", "4"], [0, 4], 12, [4, 4])],
     *[("configuration.classes", value) for value in (None, "2", 1, 3, 2.0)],
@@ -321,9 +474,15 @@ def test_another_schema_is_told_apart_from_damage(path: Path) -> None:
     assert refusal(path) == "the schema must be 1 or 2, got 99; use the version of this program that wrote it"
 
 
-def test_a_field_of_schema_2_in_a_file_of_schema_1_is_refused(path: Path) -> None:
+def test_a_field_of_schema_2_in_a_file_of_schema_1_is_refused(path: Path, tmp_path: Path) -> None:
     rewrite(path, lambda meta, arrays: meta.update(schema=1))
-    assert "progress of schema 1 has no field converged" in refusal(path)
+    refusal(path)
+    write_schema_1(path, EXPERIMENT, progress())
+    rewrite(path, lambda meta, arrays: meta["progress"].update(converged=0))
+    assert "the progress of schema 1 has unknown fields: converged" in refusal(path)
+    write_schema_1(path, EXPERIMENT, progress())
+    rewrite(path, lambda meta, arrays: meta["progress"]["history"][0].update(converged=0))
+    assert "converged" in refusal(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -418,8 +577,8 @@ def test_the_old_checkpoint_is_replaced_only_by_a_whole_one(
         load(source)
         replace_file(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: events.append("fsync") or synchronize(fd))
-    monkeypatch.setattr(checkpoint.os, "replace", replacing_spy)
+    monkeypatch.setattr(files.os, "fsync", lambda fd: events.append("fsync") or synchronize(fd))
+    monkeypatch.setattr(files.os, "replace", replacing_spy)
     save(path, CONFIGURATION, progress(5))
     assert events == ["fsync", "replace"]
     assert load(path)[1].batch == 2

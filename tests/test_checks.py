@@ -138,7 +138,7 @@ REFUSED: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     ("x", lambda x: x[:, :, None, None][:, :3], ("x must have shape (B, 4)", "got (3, 3, 1, 1)")),
     ("x", lambda x: x[0], ("x must have shape (B, 4)", "got (4,)", "x[np.newaxis]")),
     ("x", lambda x: x[:, 0], ("x must have shape (B, 4)", "got (3,)")),
-    ("x", lambda x: x[0, 0], ("x must be a NumPy array", "got np.float64(0.")),
+    ("x", lambda x: x[0, 0], ("x must be a NumPy array", "got " + repr(np.float64(0.5))[:-2])),
     ("x", lambda x: x[:0], ("at least one sample", "got (0, 4)")),
     ("x", lambda x: (255 * x).astype(np.uint8), ("x must be floating-point", "got uint8", "astype")),
     ("x", lambda x: x > 0.5, ("x must be floating-point", "got bool")),

@@ -354,7 +354,7 @@ def test_vf_may_share_a_batch() -> None:
 
 def test_a_backward_weight_has_the_rate_of_its_forward_weight() -> None:
     e = EXPERIMENTS["cvf-2h"]
-    rates = e.rates(e.build((28, 28), 10).network)
+    rates = e.rates(e.build((28, 28), 10))
     for names, rate in ((("w0-1", "b1"), 0.009), (("w1-2", "w2-1", "b2"), 0.0016)):
         assert {rates.pop(name) for name in names} == {rate}
     assert rates == dict.fromkeys(("w2-3", "w3-2", "b3"), 0.00016)

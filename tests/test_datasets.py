@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eqprop_np import datasets
-from eqprop_np.datasets import DataError, Dataset, glyphs, load, read_idx
+from eqprop_np.experiments import datasets
+from eqprop_np.experiments.datasets import DataError, Dataset, glyphs, load, read_idx
 
 MNIST = os.environ.get("EQPROP_NP_DATA")
 MIRRORS = datasets.MIRRORS
@@ -95,7 +95,7 @@ def cache(tmp_path: Path, monkeypatch: Patch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("EQPROP_NP_DATA", raising=False)
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "repository" / "package" / "module"))
+    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "repository" / "package" / "part" / "module"))
     monkeypatch.setattr(datasets, "MIRRORS", ())
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -220,6 +220,48 @@ def test_a_directory_with_the_payloads_of_mnist_is_mnist(tmp_path: Path, fake_mn
     assert load(str(put(tmp_path / "copy", fake_mnist))).name == "mnist"
     put(tmp_path / "copy", {TEST_LABELS: tiny(seed=1)[TEST_LABELS]})
     assert load(str(tmp_path / "copy")).name == "copy"
+
+
+@pytest.mark.parametrize("name", ["mnist", "MNIST", "Mnist"])
+def test_a_directory_named_mnist_with_other_payloads_is_not_mnist(
+    tmp_path: Path, fake_mnist: Payloads, name: str
+) -> None:
+    """One other file is enough, and the name decides nothing."""
+    directory = put(tmp_path / name, fake_mnist)
+    assert load(str(directory)).name == "mnist"
+    put(directory, {TEST_LABELS: tiny(seed=1)[TEST_LABELS]})
+    assert load(str(directory)).name == f"{name} (not MNIST)"
+
+
+def test_the_digests_identify_the_contents(tmp_path: Path) -> None:
+    """They are the SHA-256 of the payloads, however these are stored and named."""
+    payloads = tiny()
+    expected = tuple(hashlib.sha256(payload).hexdigest() for payload in payloads.values())
+    assert load(str(put(tmp_path / "zipped", payloads))).digests == expected
+    (tmp_path / "raw").mkdir()
+    for file, payload in payloads.items():
+        (tmp_path / "raw" / file).write_bytes(payload)
+    assert load(str(tmp_path / "raw")).digests == expected
+    for k, file in enumerate(FILES):
+        changed = bytearray(payloads[file])
+        changed[-1] ^= 1 if "images" in file else 0
+        put(tmp_path / "changed", payloads | {file: bytes(changed)})
+        digests = load(str(tmp_path / "changed")).digests
+        assert [n for n in range(4) if digests[n] != expected[n]] == ([k] if "images" in file else [])
+
+
+def test_mnist_has_the_known_digests(tmp_path: Path, fake_mnist: Payloads) -> None:
+    directory = put(tmp_path / "copy", fake_mnist)
+    assert load(str(directory)).digests == tuple(datasets.SHA256.values())
+
+
+def test_glyphs_have_digests_of_their_contents() -> None:
+    """They are equal whether the glyphs are drawn or come from the cache."""
+    drawn, cached = glyphs(train=20, test=10), glyphs(train=20, test=10)
+    assert drawn.digests == cached.digests
+    assert len(set(drawn.digests)) == 4
+    other = glyphs(train=20, test=10, seed=1)
+    assert not set(drawn.digests) & set(other.digests)
 
 
 def test_a_directory_is_taken_before_what_the_environment_names(tmp_path: Path, monkeypatch: Patch) -> None:

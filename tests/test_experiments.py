@@ -1,26 +1,40 @@
-"""Tests of the presets: the published numbers, the networks and rates that they build, refused settings."""
+"""Tests of the presets: the published numbers, the networks and rates that they build, refused settings.
 
+Each recorded run must have been made with the settings of today's preset, up to what its options changed.
+"""
+
+import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eqprop_np.activations import ACTIVATIONS, sigmoid, tanh
 from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
-from eqprop_np.experiments.presets import EXPERIMENTS, SCHEDULES, UNTIED, Experiment, spread
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import SHA256
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment, Layers, Training, spread
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import ESTIMATES, Phases
+from eqprop_np.training import Run
 
 every = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
 SHARED = {
     "rule": "ep",
     "batch_size": 20,
-    "rate_decay": 1.0,
+    "rate_schedule": Exponential(1.0),
+    "optimizer": "sgd",
+    "momentum": 0.0,
+    "weight_decay": 0.0,
     "augment": 0,
     "channels": (),
     "activation": "sigmoid",
@@ -46,25 +60,30 @@ STEPS = {
 
 def tiny(**settings: Any) -> Experiment:
     """Return a small experiment with these settings."""
-    base = {"hidden": (4,), "learning_rates": (0.1, 0.2), "channels": ()}
-    return replace(EXPERIMENTS["p-1h"], **base | settings)
+    return EXPERIMENTS["p-1h"].override(**{"hidden": (4,), "learning_rates": (0.1, 0.2)} | settings)
+
+
+def setting(experiment: Experiment, name: str) -> Any:
+    """Return a setting, which is a field of the experiment or of one of its parts."""
+    parts = (experiment, experiment.layers, experiment.training, experiment.phases)
+    return next(vars(part)[name] for part in parts if name in vars(part))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_preset_holds_the_published_numbers(name: str) -> None:
     experiment = EXPERIMENTS[name]
     expected = SHARED | PUBLISHED[name]
-    assert {key: getattr(experiment, key) for key in expected} == expected
+    assert {key: setting(experiment, key) for key in expected} == expected
     free, nudged = STEPS[name]
-    assert experiment.free_steps in free
-    assert experiment.nudged_steps in nudged
+    assert experiment.phases.free_steps in free
+    assert experiment.phases.nudged_steps in nudged
 
 
 def test_the_convolutional_preset_has_the_published_network() -> None:
     dynamics = EXPERIMENTS["conv"].build((28, 28), 10)
     assert dynamics.network.shapes == ((28, 28, 1), (12, 12, 32), (4, 4, 64), (10,))
-    assert (EXPERIMENTS["conv"].activation, EXPERIMENTS["conv"].beta) == ("hard_sigmoid", 0.4)
-    assert EXPERIMENTS["conv"].estimate != "one-sided"
+    assert (EXPERIMENTS["conv"].activation, EXPERIMENTS["conv"].phases.beta) == ("hard_sigmoid", 0.4)
+    assert EXPERIMENTS["conv"].phases.estimate != "one-sided"
 
 
 @every
@@ -75,8 +94,10 @@ def test_a_preset_has_its_name_and_the_source_of_its_numbers(experiment: Experim
 
 @every
 def test_presets_are_frozen(experiment: Experiment) -> None:
-    with pytest.raises(FrozenInstanceError):
-        experiment.beta = 1.0
+    for part in (experiment.phases, experiment.training, experiment.layers, experiment):
+        for name in ("beta", "epochs", "hidden", "rule"):
+            with pytest.raises(FrozenInstanceError):
+                setattr(part, name, 1.0)
 
 
 @every
@@ -87,30 +108,73 @@ def test_a_preset_builds_what_it_says(experiment: Experiment) -> None:
     if isinstance(dynamics, RealTime):
         assert dynamics.epsilon == experiment.epsilon
         assert dynamics.clamp
-    if not experiment.channels:
-        assert dynamics.network.shapes == ((784,), *((size,) for size in experiment.hidden), (10,))
+    if not experiment.layers.channels:
+        assert dynamics.network.shapes == ((784,), *((size,) for size in experiment.layers.hidden), (10,))
 
 
 @every
 def test_to_the_letter_is_synchronous_and_takes_every_step(experiment: Experiment) -> None:
     letter = experiment.to_the_letter()
-    assert (letter.schedule, letter.omega, letter.tol) == ("synchronous", 1.0, 0.0)
     assert letter.phases.schedule == Synchronous(tol=0)
-    assert letter.phases.schedule.steps(letter.free_steps) == experiment.free_steps
-    assert (
-        replace(letter, schedule=experiment.schedule, omega=experiment.omega, tol=experiment.tol)
-        == experiment
-    )
+    assert letter.phases.schedule.steps(letter.phases.free_steps) == experiment.phases.free_steps
+    assert letter.override(schedule=experiment.phases.schedule) == experiment
 
 
+@pytest.mark.parametrize("schedule", [Synchronous(tol=0.02), Alternating(omega=1.1, tol=0.02)], ids=str)
 @pytest.mark.parametrize("estimate", ESTIMATES)
-def test_phases_have_every_setting(estimate: str) -> None:
-    settings = {"free_steps": 7, "nudged_steps": 5, "beta": -0.3, "estimate": estimate}
-    schedules = {"synchronous": Synchronous(tol=0.02), "alternating": Alternating(omega=1.1, tol=0.02)}
-    assert tuple(schedules) == SCHEDULES[::-1]
-    for name, schedule in schedules.items():
-        experiment = tiny(**settings, schedule=name, omega=1.1, tol=0.02)
-        assert experiment.phases == Phases(**settings, schedule=schedule)
+def test_phases_have_every_setting(estimate: str, schedule: Any) -> None:
+    settings = {"free_steps": 7, "nudged_steps": 5, "beta": -0.3, "estimate": estimate, "schedule": schedule}
+    assert tiny(**settings).phases == tiny(phases=Phases(**settings)).phases == Phases(**settings)
+
+
+def test_override_changes_what_is_named_and_nothing_else() -> None:
+    before = EXPERIMENTS["conv"]
+    changed = before.override(epochs=3, pool=(2, 1))
+    assert changed == replace(
+        before, training=replace(before.training, epochs=3), layers=replace(before.layers, pool=(2, 1))
+    )
+    assert before.override() == before
+    assert before.override(learning_rates=(1, 2, 3)).phases.learning_rates == {}
+    with pytest.raises(TypeError, match="omega"):
+        before.override(omega=1.1)
+
+
+# --- the recorded runs
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = sorted((ROOT / "data" / "results").rglob("*.json"))
+DECAY = {name: {"rate_schedule": Exponential(rate)} for name, rate in (("slow", 0.94), ("fast", 0.89))}
+OLD_TOL = {"schedule": Alternating(omega=1.2, tol=0.01)}  # the preset of conv has 0.03 since then
+OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
+    "p-1h-first-look": {"epochs": 10},
+    "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
+    "cep-2h": {"epochs": 50},
+    "conv-augment": DECAY["slow"] | {"epochs": 32, "augment": 1},
+    "conv-augment2": DECAY["fast"] | {"epochs": 22, "augment": 2},
+    "conv-augment2-slow": DECAY["slow"] | {"epochs": 36, "augment": 2},
+    "conv-seed0": OLD_TOL,
+    "conv-validation": OLD_TOL,
+}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECORDED if path.name != "summary.json"], ids=lambda path: path.stem
+)
+def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> None:
+    """Each run had one process, which gives the same result as several up to rounding."""
+    configuration = Configuration.from_json(json.loads(path.read_text())["configuration"])
+    options = OPTIONS.get(path.stem, {})
+    if path.parent.name == "fig1c":
+        angle = re.search(r"-([\d.]+)deg-", path.stem)
+        options = {"epochs": 30, "psi": float(angle[1]) if angle else None}
+    preset = EXPERIMENTS[configuration.experiment.name]
+    assert configuration.experiment == preset.override(**{"workers": 1} | options)
+    assert configuration.digests == tuple(SHA256.values())
+
+
+def test_each_preset_with_a_record_is_compared() -> None:
+    names = {json.loads(path.read_text())["preset"] for path in RECORDED if path.name != "summary.json"}
+    assert names == {"p-1h", "conv", "cep-1h", "cep-2h", "cvf-1h"}
 
 
 # --- networks
@@ -134,6 +198,38 @@ def test_convolutional_networks_fit_other_images_and_have_several_dense_layers()
     assert [isinstance(c, ConvPool) for c in network.connections] == [True, True, False, False, False]
 
 
+@pytest.mark.parametrize(
+    "settings, shapes",
+    [
+        ({}, [(12, 12, 3), (4, 4, 2)]),
+        ({"kernel": 3, "pool": 1}, [(26, 26, 3), (24, 24, 2)]),
+        ({"kernel": (3,), "pool": [1]}, [(26, 26, 3), (24, 24, 2)]),
+        ({"kernel": [5, 3], "pool": [2, 5]}, [(12, 12, 3), (2, 2, 2)]),
+        ({"kernel": 4, "stride": [2, 1], "padding": [1, 0], "pool": [1, 1]}, [(14, 14, 3), (11, 11, 2)]),
+        ({"padding": np.int64(2), "pool": np.array([2, 2])}, [(14, 14, 3), (7, 7, 2)]),
+    ],
+    ids=str,
+)
+def test_each_convolutional_layer_has_its_kernel_pool_stride_and_padding(
+    settings: dict[str, Any], shapes: list[tuple[int, ...]]
+) -> None:
+    experiment = tiny(channels=(3, 2), hidden=(), learning_rates=(1, 1, 1), **settings)
+    assert experiment.build((28, 28), 4).network.shapes == ((28, 28, 1), *shapes, (4,))
+
+
+def test_numbers_of_numpy_and_lists_are_accepted() -> None:
+    layers = Layers(hidden=[np.int64(6)], channels=np.array([2, 3]), kernel=[np.int32(3)], stride=np.int8(1))
+    assert layers == Layers(hidden=(6,), channels=(2, 3), kernel=(3,))
+    rates = list(np.float32([0.5, 0.25]))
+    training = Training(rates, np.int64(3), np.int64(5), momentum=np.float64(0.5), workers=np.int8(2))
+    assert training == Training((0.5, 0.25), 3, 5, momentum=0.5, workers=2)
+    experiment = tiny(epsilon=np.float32(0.5), beta=np.float32(0.25), free_steps=np.int64(3))
+    assert experiment == tiny(epsilon=0.5, beta=0.25, free_steps=3)
+    plain = (int, float)
+    values = (*layers.hidden, *layers.channels, *layers.stride, *training.learning_rates, training.epochs)
+    assert all(type(value) in plain for value in (*values, training.momentum, experiment.epsilon))
+
+
 def test_a_convolution_that_does_not_fit_is_refused_by_its_sizes() -> None:
     with pytest.raises(ValueError, match="layer 2: a 5×5 convolution does not fit on 2 pixels"):
         tiny(channels=(3, 2), learning_rates=(1,) * 4).build((8, 8), 4)
@@ -142,8 +238,7 @@ def test_a_convolution_that_does_not_fit_is_refused_by_its_sizes() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_the_rules_of_untied_networks_get_them(rule: str) -> None:
     network = tiny(rule=rule).build((4, 4), 3).network
-    assert network.tied == (rule not in UNTIED)
-    assert UNTIED == ("vf", "cvf")
+    assert network.tied == (rule not in ("vf", "cvf"))
 
 
 def test_settings_of_the_dynamics_are_passed_on() -> None:
@@ -157,20 +252,23 @@ def test_settings_of_the_dynamics_are_passed_on() -> None:
 
 def test_each_connection_has_its_rate_and_a_bias_that_of_the_connection_that_enters() -> None:
     experiment = tiny(hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
-    rates = experiment.rates(experiment.build((4, 4), 3).network, 0)
+    rates = experiment.rates(experiment.build((4, 4), 3))
     assert rates == {"w0-1": 0.3, "b1": 0.3, "w1-2": 0.2, "b2": 0.2, "w2-3": 0.1, "b3": 0.1}
 
 
 def test_a_backward_weight_has_the_rate_of_its_forward_weight() -> None:
     experiment = tiny(rule="vf", hidden=(4, 3), learning_rates=(0.3, 0.2, 0.1))
-    rates = experiment.rates(experiment.build((4, 4), 3).network, 0)
+    rates = experiment.rates(experiment.build((4, 4), 3))
     assert (rates["w2-1"], rates["w3-2"]) == (rates["w1-2"], rates["w2-3"]) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize("epoch", [0, 1, 5])
 def test_rates_decay_by_a_factor_per_epoch(epoch: int) -> None:
-    experiment = tiny(rate_decay=0.5)
-    rates = experiment.rates(experiment.build((4, 4), 3).network, epoch)
+    experiment = tiny(rate_schedule=Exponential(0.5))
+    run = experiment.run(experiment.build((4, 4), 3))
+    theta = run.dynamics.network.init(np.random.default_rng(0))
+    rates = run.phases_of(epoch, theta).learning_rates
+    assert rates == run.optimizer.rates(theta, run.rate_schedule(epoch))
     assert rates == {
         "w0-1": 0.1 * 0.5**epoch,
         "b1": 0.1 * 0.5**epoch,
@@ -179,13 +277,40 @@ def test_rates_decay_by_a_factor_per_epoch(epoch: int) -> None:
     }
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_the_optimizer_has_the_rates_and_the_settings(rule: str) -> None:
+    experiment = tiny(rule=rule)
+    dynamics = experiment.build((4, 4), 3)
+    rates = experiment.rates(dynamics)
+    assert experiment.optimizer(dynamics) == SGD(rates)
+    if not RULES[rule].moves_weights:
+        assert tiny(rule=rule, momentum=0.9, weight_decay=0.1).optimizer(dynamics) == SGD(rates, 0.9, 0.1)
+        adam = tiny(rule=rule, optimizer="adam", weight_decay=0.1).optimizer(dynamics)
+        assert adam == Adam(rates, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_run_has_what_training_needs(rule: str) -> None:
+    experiment = tiny(rule=rule, augment=2, epochs=7, batch_size=5, rate_schedule=Steps(2, 0.5))
+    dynamics = experiment.build((4, 4), 3)
+    run = experiment.run(dynamics)
+    optimizer = experiment.optimizer(dynamics)
+    expected = Run(dynamics, RULES[rule], experiment.phases, optimizer, Steps(2, 0.5), 7, 5, run.transform)
+    assert run == expected
+    assert run.transform(np.ones((1, 4, 4)), np.random.default_rng(0)).shape == (1, 4, 4)
+    assert tiny(rule=rule).run(dynamics).transform is None
+
+
 @every
 def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
-    network = experiment.build((28, 28), 10).network
-    assert experiment.rates(network, 0).keys() == network.parameter_shapes.keys()
+    dynamics = experiment.build((28, 28), 10)
+    assert experiment.rates(dynamics).keys() == dynamics.parameter_shapes.keys()
 
 
 # --- refusals
+
+
+CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
 
 
 @pytest.mark.parametrize(
@@ -195,35 +320,60 @@ def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
         ({"learning_rates": (0.1,) * 3}, "3 learning rates for 2 connections"),
         ({"hidden": (4, 4)}, "2 learning rates for 3 connections"),
         ({"channels": (4,)}, "2 learning rates for 3 connections"),
-        ({"hidden": (0,)}, "hidden = (0,) must be positive"),
-        ({"hidden": (), "channels": (-1,)}, "channels = (-1,) must be positive"),
-        ({"hidden": (4.5,)}, "hidden = (4.5,) must be positive, and whole"),
-        ({"learning_rates": (0.1, 0.0)}, "learning_rates = (0.1, 0.0) must be positive, and finite"),
-        ({"learning_rates": (0.1, math.inf)}, "learning_rates = (0.1, inf) must be positive, and finite"),
-        ({"learning_rates": (math.nan, 0.1)}, "learning_rates = (nan, 0.1) must be positive, and finite"),
-        ({"epochs": 0}, "epochs = 0 must be positive, and whole"),
-        ({"epochs": 1.5}, "epochs = 1.5 must be positive, and whole"),
-        ({"batch_size": 0}, "batch_size = 0 must be positive"),
-        ({"workers": -1}, "workers = -1 must be positive"),
-        ({"free_steps": 0}, "free_steps = 0 must be positive"),
-        ({"nudged_steps": 2.5}, "nudged_steps = 2.5 must be positive, and whole"),
-        ({"epsilon": 0.0}, "epsilon = 0.0 must be positive"),
-        ({"rate_decay": 0.0}, "rate_decay = 0.0 must be positive"),
-        ({"augment": -1}, "augment = -1 must not be negative"),
-        ({"augment": 1.5}, "augment = 1.5 must not be negative, and whole"),
+        ({"hidden": (0,)}, "hidden must be an integer of at least 1, got 0"),
+        ({"hidden": (), "channels": (-1,)}, "channels must be an integer of at least 1, got -1"),
+        ({"hidden": (4.5,)}, "hidden must be an integer of at least 1, got 4.5"),
+        ({"learning_rates": (0.1, 0.0)}, "learning_rates must be positive and finite, got (0.1, 0.0)"),
+        ({"learning_rates": (0.1, math.inf)}, "learning_rates must be positive and finite, got (0.1, inf)"),
+        ({"learning_rates": (math.nan, 0.1)}, "learning_rates must be positive and finite, got (nan, 0.1)"),
+        ({"epochs": 0}, "epochs must be an integer of at least 1, got 0"),
+        ({"epochs": 1.5}, "epochs must be an integer of at least 1, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"workers": -1}, "workers must be an integer of at least 1, got -1"),
+        ({"free_steps": 0}, "free_steps must be a positive integer, got 0"),
+        ({"nudged_steps": 2.5}, "nudged_steps must be a positive integer, got 2.5"),
+        ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
+        ({"optimizer": "lbfgs"}, "optimizer must be one of sgd, adam, got 'lbfgs'"),
+        ({"augment": -1}, "augment must be an integer of at least 0, got -1"),
+        ({"augment": 1.5}, "augment must be an integer of at least 0, got 1.5"),
         ({"beta": 0.0}, "beta must be a finite number other than 0, got 0.0: EP divides by it"),
-        ({"tol": -1.0}, "tol must be a finite number from 0, got -1.0"),
-        ({"omega": 0.0}, "omega must be between 0 and 2, got 0.0"),
-        ({"rule": "backprop"}, "rule 'backprop' is not one of ep"),
-        ({"dynamics": "slow"}, "dynamics 'slow' is not one of discrete-time, real-time"),
-        ({"activation": "relu"}, "activation 'relu' is not one of sigmoid, hard_sigmoid, tanh"),
-        ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
-        ({"schedule": "none"}, "schedule 'none' is not one of alternating, synchronous"),
         (
-            {"angle": 90.0},
+            {"rule": "backprop"},
+            "rule must be one of ep, cep, vf, cvf, bptt, implicit, holomorphic, asymep, got 'backprop'",
+        ),
+        ({"dynamics": "slow"}, "dynamics must be one of discrete-time, real-time, got 'slow'"),
+        ({"activation": "relu"}, "activation must be one of sigmoid, hard_sigmoid, tanh, got 'relu'"),
+        ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
+        ({"schedule": "none"}, "schedule must be Synchronous(...) or Alternating(...), got 'none'"),
+        ({"rate_schedule": "none"}, "rate_schedule must be Exponential(...), Steps(...) or Cosine(...)"),
+        ({"rate_schedule": lambda epoch: 1.0}, "which can be stored, got function"),
+        ({"hidden": 4}, "hidden must be a sequence of integers, got 4"),
+        ({"hidden": "4"}, "hidden must be a sequence of integers, got '4'"),
+        ({"hidden": (True,)}, "hidden must be an integer of at least 1, got True"),
+        ({"learning_rates": "12"}, "learning_rates must be a sequence such as (0.1, 0.05), got '12'"),
+        ({"learning_rates": (0.1, "0.2")}, "learning_rates must be positive and finite, got (0.1, '0.2')"),
+        ({"kernel": ()} | CONV, "kernel must have one value, or one for each of the 2 conv"),
+        ({"kernel": (5, 5, 5)} | CONV, "kernel must have one value, or one for each of the 2 conv"),
+        ({"pool": (2, 2, 2)} | CONV, "pool must have one value, or one for each of the 2 convolutional"),
+        ({"stride": (1, 1, 1)} | CONV, "each of the 2 convolutional layers, got 3"),
+        ({"padding": (0, 0, 0)} | CONV, "padding must have one value, or one for each of the 2 conv"),
+        ({"kernel": (5, 0)} | CONV, "kernel must be an integer of at least 1, got 0"),
+        ({"stride": 0} | CONV, "stride must be an integer of at least 1, got 0"),
+        ({"padding": -1} | CONV, "padding must be an integer of at least 0, got -1"),
+        ({"pool": 2.0} | CONV, "pool must be a sequence of integers, got 2.0"),
+        ({"momentum": 1.0}, "momentum must be a finite number from 0 to below 1, got 1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number from 0, got -0.1"),
+        ({"optimizer": "adam", "momentum": 0.9}, "momentum belongs to the optimizer sgd, not to adam"),
+        *(
+            ({"rule": rule} | settings, f"rule {rule} moves the weights during the second phase, which only")
+            for rule in ("cep", "cvf")
+            for settings in ({"momentum": 0.9}, {"weight_decay": 0.1}, {"optimizer": "adam"})
+        ),
+        (
+            {"psi": 90.0},
             "is between forward and backward weights, which rule ep ties: choose rule vf or cvf",
         ),
-        ({"rule": "vf", "angle": 181.0}, "angle = 181.0 is not between 0 and 180 degrees"),
+        ({"rule": "vf", "psi": 181.0}, "the angle must be from 0 to 180 degrees, got 181.0"),
         (
             {"rule": "cep", "estimate": "centered"},
             "rule cep does not use the estimate centered: choose one-s",
@@ -234,8 +384,24 @@ def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
     ids=str,
 )
 def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(words)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)) as caught:
         tiny(**wrong)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: Alternating(tol=-1.0), "tol must be a finite number from 0, got -1.0"),
+        (lambda: Alternating(omega=0.0), "omega must be between 0 and 2, got 0.0"),
+        (lambda: Exponential(0.0), "decay must be a positive finite number, got 0.0"),
+        (lambda: Steps(0, 0.5), "every must be a positive integer, got 0"),
+        (lambda: Cosine(0), "epochs must be a positive integer, got 0"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        make()
 
 
 def test_spread_keeps_the_ends_and_the_ratio() -> None:

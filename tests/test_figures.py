@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from examples import write_bands
 
-from eqprop_np import checkpoint, figures, mnist
-from eqprop_np.datasets import load
+from eqprop_np import figures, mnist
+from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.datasets import load
 from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, draw_fig1c, main, read_sweep, save
 from eqprop_np.rules.phases import free_phase
 from eqprop_np.training import Samples
@@ -149,8 +150,8 @@ def test_the_filters_and_the_steady_state_are_those_of_the_checkpoint(cnn: tuple
     drawn = np.asarray(filters.images[0].get_array())[:, :5]
     np.testing.assert_array_equal(drawn, progress.theta["w0-1"][:, :, 0, 0])
     assert len(grid) == 2 * 4  # x, s¹, s² and ŷ of each sample
-    _, free = free_phase(dynamics, progress.theta, samples.inputs(dynamics), phases)
-    np.testing.assert_array_equal(grid[4].images[0].get_array(), samples.images[1])
+    _, free = free_phase(dynamics, progress.theta, samples.inputs(dynamics.network, np.float32), phases)
+    np.testing.assert_array_equal(grid[4].images[0].get_array(), samples.x[1])
     np.testing.assert_allclose(np.asarray(grid[5].images[0].get_array())[:, :6], free.state[0][1, :, :, 0])
     np.testing.assert_allclose([bar.get_height() for bar in grid[7].patches], free.state[-1][1])
 

@@ -5,6 +5,7 @@ terminal start a process of their own.
 """
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -12,8 +13,10 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +25,17 @@ import pytest
 from examples import write_bands
 
 import eqprop_np
-from eqprop_np import checkpoint, datasets, mnist, training
-from eqprop_np.experiments.presets import EXPERIMENTS
+from eqprop_np import mnist
+from eqprop_np.experiments import checkpoint, datasets, report
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.mnist import main
+from eqprop_np.optimizers import SGD, Cosine, Exponential, RateSchedule, Steps
+from eqprop_np.relaxation import Alternating, Synchronous
 
 Patch = pytest.MonkeyPatch
 TRAIN = 60
-NUMBERS = ("epoch", "train_error", "test_error", "seconds", "free_steps", "converged")
+NUMBERS = ("epoch", "train_error", "test_error", "seconds", "steps", "converged")
 
 
 class Outcome(NamedTuple):
@@ -70,6 +77,13 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def asked(directory: Path) -> Experiment:
+    """Return the experiment that config.json describes."""
+    config = read(directory / "config.json")
+    del config["git_commits"]
+    return Configuration.from_json(config).experiment
+
+
 def metrics(directory: Path) -> list[dict[str, float]]:
     """Return the records of metrics.jsonl with the measured seconds set to 0."""
     lines = (directory / "metrics.jsonl").read_text().splitlines()
@@ -79,8 +93,10 @@ def metrics(directory: Path) -> list[dict[str, float]]:
 def assert_same_run(one: Path, two: Path) -> None:
     """Check that two runs have the same parameters, random state and records, bit for bit."""
     a, b = (checkpoint.load(directory / "checkpoint.npz")[1] for directory in (one, two))
-    for name in a.theta:
-        np.testing.assert_array_equal(a.theta[name], b.theta[name], err_msg=name)
+    for one_dict, other in ((a.theta, b.theta), (a.optimizer_state, b.optimizer_state)):
+        assert one_dict.keys() == other.keys()
+        for name in one_dict:
+            np.testing.assert_array_equal(one_dict[name], other[name], err_msg=name)
     assert a.rng.bit_generator.state == b.rng.bit_generator.state
     assert (a.epoch, a.batch) == (b.epoch, b.batch)
     assert metrics(one) == metrics(two)
@@ -105,8 +121,9 @@ def test_a_run_leaves_its_five_files(command: Command, options: list[object], tm
     ]
     config, summary, lines = read(out / "config.json"), read(out / "summary.json"), metrics(out)
     configuration, progress = checkpoint.load(out / "checkpoint.npz")
+    commits = config.pop("git_commits")
     assert config == json.loads(json.dumps(configuration.to_json()))
-    assert config["experiment"]["hidden"] == [8]
+    assert config["experiment"]["layers"]["hidden"] == [8]
     assert (config["dataset"], config["seed"], config["train_size"]) == ("bands", 4, TRAIN)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert all(tuple(line) == NUMBERS for line in lines)
@@ -125,7 +142,7 @@ def test_a_run_leaves_its_five_files(command: Command, options: list[object], tm
     assert {key: summary[key] for key in expected} == expected
     assert summary["seconds"] >= 0
     assert summary["versions"]["numpy"] == np.__version__
-    assert "git_commit" in summary
+    assert summary["git_commits"] == commits == [summary["git_commit"]]
     assert [line | {"seconds": 0} for line in summary["history"]] == lines
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -156,20 +173,51 @@ def test_the_same_seed_is_the_same_run(command: Command, options: list[object], 
 def test_it_prints_its_configuration_a_line_per_epoch_and_the_error(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
-    """Nothing goes to stderr: it is not a terminal here, so there is no progress bar."""
+    """Four lines describe the run. There is no progress bar on stderr, because it is not a terminal here."""
     out = tmp_path / "run"
     code, printed, err = command(*options, "--out", out)
     assert (code, err) == (0, "")
     lines, history = printed.splitlines(), metrics(out)
-    config = dict(line.split(": ", 1) for line in lines[:-4])
-    assert config.pop("run directory") == str(out)
-    assert {name: json.loads(value) for name, value in config.items()} == read(out / "config.json")
+    assert lines[:-4] == [
+        "p-1h: rule ep, discrete-time, sigmoid, hidden layers 8",
+        "data: bands, 60 training images of 8×8 pixels, 3 classes, seed 0",
+        "phases: T 30, K 10, β 0.1 one-sided, alternating, ω 1, tol 0.003",
+        "training: 3 epochs, batches of 20, sgd, rates 0.3 0.2 constant, workers 1",
+        f"run directory: {out}",
+    ]
     for n, (line, record) in enumerate(zip(lines[-4:-1], history, strict=True), start=1):
         expected = (
             f"epoch {n}/3: train error {record['train_error']:.2f} %, test error {record['test_error']:.2f} %"
         )
-        assert line.startswith(f"{expected}, {record['free_steps']:.1f} steps, ")
+        assert line.startswith(f"{expected}, {record['steps']:.1f} steps, ")
     assert lines[-1] == f"p-1h on bands: test error {history[-1]['test_error']:.2f} % after 3 epochs"
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--preset", "cvf-1h", "--angle", 30], "rule cvf, ψ 30°, discrete-time, sigmoid, hidden layers 8"),
+        (["--preset", "eb-1h"], "real-time, ε 0.2, sigmoid"),
+        (["--validation", 20], "bands, 40 training images, 20 held out of 8×8 pixels"),
+        (["--schedule", "synchronous"], "β 0.1 one-sided, synchronous, tol 0.003"),
+        (["--rate-decay", 0.9], "rates 0.3 0.2 times 0.9 per epoch"),
+        (["--rate-schedule", "steps:2:0.1"], "rates 0.3 0.2 times 0.1 every 2 epochs"),
+        (["--rate-schedule", "cosine"], "rates 0.3 0.2 falling to 0 as a cosine"),
+        (["--momentum", 0.5, "--weight-decay", 0.01], "sgd, momentum 0.5, weight decay 0.01, rates"),
+        (["--optimizer", "adam", "--augment", 2], "adam, augment 2, rates"),
+        (
+            ["--channels", 2, "--kernel", 3, "--padding", 1, "--learning-rates", 0.1, 0.1, 0.1],
+            "hidden layers 2 channels-8, kernel 3, pool 2, stride 1, padding 1",
+        ),
+    ],
+    ids=str,
+)
+def test_the_first_lines_tell_the_settings(
+    more: list[object], words: str, command: Command, options: list[object], tmp_path: Path
+) -> None:
+    code, printed, _ = command(*options, *more, "--epochs", 1, "--out", tmp_path / "run")
+    assert code == 0
+    assert words in "\n".join(printed.splitlines()[:4])
 
 
 def test_quiet_prints_only_the_last_line(command: Command, options: list[object], tmp_path: Path) -> None:
@@ -248,81 +296,179 @@ def test_every_preset_runs(name: str, command: Command, tmp_path: Path) -> None:
     """A run has the preset's settings except the overridden ones, such as sizes that fit 16 × 16 pixels."""
     data = write_bands(tmp_path / "larger", side=16)
     preset = EXPERIMENTS[name]
-    smaller = ["--hidden", *([4] * len(preset.hidden))]
-    if preset.channels:
-        smaller += ["--channels", *([2] * len(preset.channels)), "--workers", 1]
+    smaller = ["--hidden", *([4] * len(preset.layers.hidden))]
+    if preset.layers.channels:
+        smaller += ["--channels", *([2] * len(preset.layers.channels)), "--workers", 1]
     out = tmp_path / "run"
     sizes = {
-        "hidden": [4] * len(preset.hidden),
-        "channels": [2] * len(preset.channels),
+        "hidden": [4] * len(preset.layers.hidden),
+        "channels": [2] * len(preset.layers.channels),
         "workers": 1,
         "epochs": 1,
     }
     assert command("--preset", name, *smaller, "--data", data, "--epochs", 1, "--out", out).code == 0
-    expected = json.loads(json.dumps(vars(preset))) | sizes
-    assert read(out / "config.json")["experiment"] == expected
+    assert asked(out) == preset.override(**sizes)
 
 
 def test_without_a_preset_it_is_a_short_p_1h(command: Command, data: Path, tmp_path: Path) -> None:
     command("--data", data, "--out", tmp_path / "run")
-    found = read(tmp_path / "run" / "config.json")["experiment"]
-    assert found == json.loads(json.dumps(vars(EXPERIMENTS["p-1h"]))) | {"epochs": 10}
+    assert asked(tmp_path / "run") == EXPERIMENTS["p-1h"].override(epochs=10)
     assert read(tmp_path / "run" / "config.json")["seed"] == 0
 
 
 def test_a_named_preset_has_its_own_number_of_epochs(command: Command, data: Path, tmp_path: Path) -> None:
     command("--preset", "p-1h", "--hidden", 8, "--data", data, "--out", tmp_path / "run")
-    assert len(metrics(tmp_path / "run")) == EXPERIMENTS["p-1h"].epochs
+    assert len(metrics(tmp_path / "run")) == EXPERIMENTS["p-1h"].training.epochs
+
+
+SETTINGS: dict[str, Any] = {
+    "rule": "ep",
+    "estimate": "centered",
+    "batch_size": 30,
+    "epochs": 2,
+    "channels": [2, 3],
+    "hidden": [5],
+    "kernel": [5, 3],
+    "pool": [2, 1],
+    "stride": [1, 2],
+    "padding": [2, 1],
+    "activation": "tanh",
+    "learning_rates": [0.1, 0.2, 0.3, 0.4],
+    "free_steps": 6,
+    "nudged_steps": 4,
+    "beta": -0.2,
+    "epsilon": 0.3,
+    "augment": 2,
+    "workers": 2,
+    "weight_decay": 0.01,
+}
 
 
 @pytest.mark.parametrize(
-    "schedule", [{"schedule": "synchronous"}, {"schedule": "alternating", "omega": 0.9}], ids=str
+    "words, schedule",
+    [
+        (["--schedule", "synchronous", "--tol", 0.02], Synchronous(0.02)),
+        (["--schedule", "synchronous"], Synchronous(0.003)),
+        (["--schedule", "alternating", "--omega", 0.9], Alternating(0.9, 0.003)),
+        (["--tol", 0.02], Alternating(1.0, 0.02)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"optimizer": "adam", "rate_decay": 0.8},
+        {"momentum": 0.9, "rate_schedule": "exponential:0.8"},
+    ],
+    ids=str,
 )
 def test_every_setting_can_be_overridden(
-    schedule: dict[str, object], command: Command, tmp_path: Path
+    words: list[object], schedule: Any, more: dict[str, Any], command: Command, tmp_path: Path
 ) -> None:
     data = write_bands(tmp_path / "larger", side=16)
-    settings = schedule | {
-        "rule": "ep",
-        "estimate": "centered",
-        "batch_size": 30,
-        "epochs": 1,
-        "tol": 0.02,
-        "channels": [2, 3],
-        "hidden": [5],
-        "activation": "tanh",
-        "learning_rates": [0.1, 0.2, 0.3, 0.4],
-        "rate_decay": 0.8,
-        "free_steps": 6,
-        "nudged_steps": 4,
-        "beta": -0.2,
-        "epsilon": 0.3,
-        "augment": 2,
-        "workers": 2,
-    }
-    arguments = []
+    settings = SETTINGS | more
+    arguments = list(words)
     for name, value in settings.items():
         arguments += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [value])]
     out = tmp_path / "run"
     assert command(*arguments, "--data", data, "--out", out, "--seed", 3, "--train-size", 40).code == 0
+    settings.pop("rate_decay", None)
+    settings |= {"rate_schedule": Exponential(0.8), "schedule": schedule}
+    assert asked(out) == EXPERIMENTS["p-1h"].override(**settings)
     config = read(out / "config.json")
-    assert {name: config["experiment"][name] for name in settings} == settings
     assert (config["seed"], config["train_size"]) == (3, 40)
+
+
+@pytest.mark.parametrize(
+    "more, layers",
+    [
+        ({"kernel": 1}, [(8, 8, 2), (4, 4, 3)]),
+        ({"kernel": "3 2"}, [(7, 7, 2), (3, 3, 3)]),
+        ({"pool": "3 1", "kernel": 2}, [(5, 5, 2), (4, 4, 3)]),
+        ({"stride": 2, "kernel": 2}, [(4, 4, 2), (1, 1, 3)]),
+        ({"stride": "2 1", "pool": 1, "kernel": 2}, [(8, 8, 2), (7, 7, 3)]),
+        ({"padding": 1, "kernel": 3}, [(8, 8, 2), (4, 4, 3)]),
+        ({"padding": "2 1"}, [(8, 8, 2), (3, 3, 3)]),
+    ],
+    ids=str,
+)
+def test_convolutions_have_one_value_or_one_for_each_layer(
+    more: dict[str, object], layers: list[tuple[int, ...]], command: Command, tmp_path: Path
+) -> None:
+    data, out = write_bands(tmp_path / "larger", side=16), tmp_path / "run"
+    arguments = [word for name, value in more.items() for word in (f"--{name}", *str(value).split())]
+    small = ["--preset", "conv", "--channels", 2, 3, "--workers", 1, "--epochs", 1]
+    assert command(*small, *arguments, "--data", data, "--out", out).code == 0
+    configuration, _ = checkpoint.load(out / "checkpoint.npz")
+    network = configuration.experiment.build(configuration.image, configuration.classes).network
+    assert network.shapes == ((16, 16, 1), *layers, (3,))
+    assert command("--evaluate", out).code == 0
+
+
+@pytest.mark.parametrize(
+    "words, schedule",
+    [
+        ("exponential:0.5", Exponential(0.5)),
+        ("steps:2:0.1", Steps(2, 0.1)),
+        ("cosine", Cosine(3)),
+    ],
+)
+def test_the_rates_follow_their_schedule(
+    words: str,
+    schedule: RateSchedule,
+    command: Command,
+    options: list[object],
+    tmp_path: Path,
+    monkeypatch: Patch,
+) -> None:
+    factors, step = [], SGD.step
+
+    def spy(self: SGD, theta: Any, gradient: Any, state: Any, factor: float) -> None:
+        factors.append(factor)
+        step(self, theta, gradient, state, factor)
+
+    monkeypatch.setattr(SGD, "step", spy)
+    assert command(*options, "--rate-schedule", words, "--out", tmp_path / "run").code == 0
+    assert asked(tmp_path / "run").training.rate_schedule == schedule
+    assert factors == [schedule(epoch) for epoch in range(3) for _ in range(3)]
+
+
+def test_a_cosine_ends_with_the_epochs_of_the_run(command: Command, data: Path, tmp_path: Path) -> None:
+    """More epochs would change nothing, because the rates are 0, so they are refused."""
+    out = tmp_path / "run"
+    command("--data", data, "--hidden", 8, "--rate-schedule", "cosine", "--epochs", 2, "--out", out)
+    assert asked(out).training.rate_schedule == Cosine(2)
+    refused = command("--resume", out, "--epochs", 3)
+    assert_refused(refused, "the cosine schedule of the run sets the learning rates to 0 after 2 epochs")
+    assert command("--resume", out, "--epochs", 2).code == 0
+    command("--data", data, "--hidden", 8, "--rate-schedule", "cosine", "--out", tmp_path / "default")
+    assert asked(tmp_path / "default").training.rate_schedule == Cosine(10)
+
+
+@pytest.mark.parametrize("rule", ["ep", "vf"])
+@pytest.mark.parametrize("optimizer", [["--momentum", 0.5], ["--optimizer", "adam"]], ids=str)
+def test_other_optimizers_learn(
+    rule: str, optimizer: list[object], command: Command, options: list[object], tmp_path: Path
+) -> None:
+    rates = ["--learning-rates", 0.01, 0.01] if "adam" in optimizer else ["--learning-rates", 0.2, 0.1]
+    more = [*optimizer, *rates, "--rule", rule, "--epochs", 8]
+    assert command(*options, *more, "--out", tmp_path / "run").code == 0
+    assert metrics(tmp_path / "run")[-1]["test_error"] < 10
 
 
 def test_augment_alone_shifts_by_a_pixel(command: Command, data: Path, tmp_path: Path) -> None:
     command("--data", data, "--augment", "--epochs", 1, "--out", tmp_path / "run")
-    assert read(tmp_path / "run" / "config.json")["experiment"]["augment"] == 1
+    assert asked(tmp_path / "run").training.augment == 1
 
 
 def test_other_layers_get_rates_between_the_presets(command: Command, data: Path, tmp_path: Path) -> None:
     command("--data", data, "--hidden", 8, 8, "--epochs", 1, "--out", tmp_path / "run")
-    assert read(tmp_path / "run" / "config.json")["experiment"]["learning_rates"] == [0.08, 0.057, 0.04]
+    assert asked(tmp_path / "run").training.learning_rates == (0.08, 0.057, 0.04)
 
 
 def test_to_the_letter_takes_t_steps(command: Command, options: list[object], tmp_path: Path) -> None:
     command(*options, "--schedule", "synchronous", "--tol", 0, "--out", tmp_path / "run")
-    assert {line["free_steps"] for line in metrics(tmp_path / "run")} == {EXPERIMENTS["p-1h"].free_steps}
+    assert {line["steps"] for line in metrics(tmp_path / "run")} == {EXPERIMENTS["p-1h"].phases.free_steps}
 
 
 def test_train_size_takes_the_first_images(
@@ -333,9 +479,7 @@ def test_train_size_takes_the_first_images(
 
     def shorter(*arguments: Any, **named: Any) -> datasets.Dataset:
         d = whole(*arguments, **named)
-        return datasets.Dataset(
-            d.name, d.train_images[:31], d.train_labels[:31], d.test_images, d.test_labels, d.classes
-        )
+        return replace(d, train_images=d.train_images[:31], train_labels=d.train_labels[:31])
 
     monkeypatch.setattr(mnist, "load", shorter)
     command(*options, "--out", tmp_path / "given")
@@ -357,7 +501,9 @@ def test_validation_holds_out_the_last_images_and_tests_on_them(
     def moved(*arguments: Any, **named: Any) -> datasets.Dataset:
         d = whole(*arguments, **named)
         images, labels = d.train_images, d.train_labels
-        return datasets.Dataset(d.name, images[:40], labels[:40], images[40:], labels[40:], d.classes)
+        return datasets.Dataset(
+            d.name, images[:40], labels[:40], images[40:], labels[40:], d.classes, d.digests
+        )
 
     monkeypatch.setattr(mnist, "load", moved)
     command(*options, "--out", tmp_path / "given")
@@ -370,7 +516,8 @@ def test_list_presets_names_each_with_its_numbers(command: Command) -> None:
     for name, experiment in EXPERIMENTS.items():
         (line,) = [number for number, line in enumerate(printed.splitlines()) if line.split()[0] == name]
         entry = " ".join(printed.splitlines()[line : line + 2])
-        for value in (*experiment.learning_rates, experiment.free_steps, experiment.beta, experiment.source):
+        phases, rates = experiment.phases, experiment.training.learning_rates
+        for value in (*rates, phases.free_steps, phases.nudged_steps, phases.beta, experiment.source):
             assert str(value) in entry
 
 
@@ -394,10 +541,11 @@ def test_evaluate_prints_the_recorded_error(command: Command, options: list[obje
     last = command(*options, "--out", out).out.splitlines()[-1]
     before = contents(out)
     for more in ([], ["--preset", "p-1h"], ["--quiet"], ["--data", options[1]]):
-        code, printed, err = command("--evaluate", out / "checkpoint.npz", *more)
-        assert (code, err) == (0, "")
-        run = last.removesuffix(" after 3 epochs")
-        assert printed == f"{run} (recorded after epoch 3: {run.split()[-2]} %)\n"
+        for path in (out / "checkpoint.npz", out):
+            code, printed, err = command("--evaluate", path, *more)
+            assert (code, err) == (0, "")
+            run = last.removesuffix(" after 3 epochs")
+            assert printed == f"{run} (recorded after epoch 3: {run.split()[-2]} %)\n"
     assert contents(out) == before
 
 
@@ -406,11 +554,14 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
 ) -> None:
     out = tmp_path / "run"
     command(*options, "--out", out)
-    other = write_bands(tmp_path / "other")
+    other = write_bands(tmp_path / "other", test=26)
     path = out / "checkpoint.npz"
     for arguments, words in (
         ([path, "--preset", "p-2h"], "has preset p-1h, not p-2h: leave out --preset"),
-        ([path, "--data", other], "was trained on bands, but the data found are other: give the data"),
+        (
+            [path, "--data", other],
+            "was trained on bands, but the data found (other) have other contents: give",
+        ),
         ([tmp_path / "none.npz"], "the checkpoint does not exist"),
         ([out / "config.json"], "damaged or not a checkpoint"),
         ([path, "--hidden", 4], "--evaluate"),
@@ -441,9 +592,9 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--epochs", "many"], "many"),
         (["--unknown"], "--unknown"),
         (["stray"], "stray"),
-        (["--epochs", 0], "epochs = 0 must be positive"),
-        (["--epochs", -1], "epochs = -1 must be positive"),
-        (["--batch-size", 0], "batch_size = 0 must be positive"),
+        (["--epochs", 0], "epochs must be an integer of at least 1, got 0"),
+        (["--epochs", -1], "epochs must be an integer of at least 1, got -1"),
+        (["--batch-size", 0], "batch_size must be an integer of at least 1, got 0"),
         (["--beta", 0], "beta must be a finite number other than 0, got 0.0"),
         (["--beta", "nan"], "beta must be a finite number other than 0, got nan"),
         (["--tol", -1], "tol must be a finite number from 0, got -1.0"),
@@ -454,14 +605,51 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         ),
         (["--omega", 1, "--preset", "p-2h", "--schedule", "synchronous"], "leave out --omega or --schedule"),
         (["--hidden", 8, 8, "--learning-rates", 0.1, 0.1], "2 learning rates for 3 connections"),
-        (["--learning-rates", 0.1, -0.1], "learning_rates = (0.1, -0.1) must be positive"),
-        (["--free-steps", 0], "free_steps = 0 must be positive"),
-        (["--workers", 0], "workers = 0 must be positive"),
-        (["--augment", -1], "augment = -1 must not be negative"),
+        (["--learning-rates", 0.1, -0.1], "learning_rates must be positive and finite, got (0.1, -0.1)"),
+        (["--free-steps", 0], "free_steps must be a positive integer, got 0"),
+        (["--workers", 0], "workers must be an integer of at least 1, got 0"),
+        (["--augment", -1], "augment must be an integer of at least 0, got -1"),
         (
             ["--preset", "conv"],
             "layer 1: a 5×5 convolution turns 9 pixels into 5, which pooling by 2 does not",
         ),
+        *(
+            (["--rate-schedule", words], f"exponential:FACTOR, steps:EVERY:FACTOR or cosine, with {more}")
+            for more in ["EVERY an integer from 1 and FACTOR positive, got"]
+            for words in (
+                *("", "linear", "exponential", "exponential:", "exponential:x", "exponential:0"),
+                *("exponential:0.5:1", "exponential:nan", "steps", "steps:2", "steps:2.5:0.1", "steps:0:0.1"),
+                *("steps:2:-1", "steps:2:0.1:3", "cosine:3", "Cosine"),
+            )
+        ),
+        (["--rate-schedule", "cosine", "--rate-decay", 0.9], "not allowed with argument"),
+        (["--rate-decay", 0], "decay must be positive and finite, got 0.0"),
+        (["--optimizer", "lbfgs"], "lbfgs"),
+        (["--momentum", 1], "momentum must be a number from 0 to below 1, got 1.0"),
+        (["--momentum", "nan"], "momentum must be a number from 0 to below 1, got nan"),
+        (["--weight-decay", -1], "weight_decay must be a number from 0 to below"),
+        (["--optimizer", "adam", "--momentum", 0.9], "momentum belongs to the optimizer sgd, not to adam"),
+        *(
+            (["--preset", preset, *option], f"rule {preset[:3]} moves the weights during the second phase")
+            for preset in ("cep-1h", "cvf-1h")
+            for option in (["--momentum", 0.9], ["--weight-decay", 0.1], ["--optimizer", "adam"])
+        ),
+        (["--preset", "cep-1h", "--workers", 2], "2 workers cannot share a batch: choose 1"),
+        *(
+            ([f"--{name}", 2], f"--{name} is for convolutional layers, but the network has none")
+            for name in ("kernel", "pool", "stride", "padding")
+        ),
+        *(
+            (
+                ["--preset", "conv", f"--{name}", 2, 2, 2],
+                f"{name} must have one value, or one for each of the 2",
+            )
+            for name in ("kernel", "pool", "stride", "padding")
+        ),
+        (["--preset", "conv", "--kernel", 0], "kernel must be an integer of at least 1, got 0"),
+        (["--preset", "conv", "--padding", -1], "padding must be an integer of at least 0, got -1"),
+        (["--preset", "conv", "--kernel"], "--kernel: expected at least one argument"),
+        (["--preset", "conv", "--kernel", 30], "layer 1: a 30×30 convolution does not fit"),
         (["--train-size", 0], "--train-size must be from 1 to 60 (the available images), got 0"),
         (["--train-size", 61], "--train-size must be from 1 to 60 (the available images), got 61"),
         (["--train-size", 41, "--validation", 20], "must be from 1 to 40 (the available images), got 41"),
@@ -513,7 +701,7 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
     """Raise SIGINT within a batch, before its gradient is applied to the parameters."""
     seen = 0
 
-    def sgd(*arguments: Any) -> None:
+    def step(*arguments: Any) -> None:
         nonlocal seen
         seen += 1
         if seen == batches:
@@ -521,12 +709,16 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
                 signal.raise_signal(signal.SIGINT)
         descend(*arguments)
 
-    descend = training.sgd
-    monkeypatch.setattr(training, "sgd", sgd)
+    descend = SGD.step
+    monkeypatch.setattr(SGD, "step", step)
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("more", [[], ["--estimate", "random-sign", "--augment", 1]], ids=["plain", "random"])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--estimate", "random-sign", "--augment", 1], ["--momentum", 0.9, "--rate-schedule", "cosine"]],
+    ids=["plain", "random", "momentum"],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
     batches: int,
     more: list[object],
@@ -616,19 +808,17 @@ def test_a_new_total_of_epochs_counts_at_once(
     assert command("--resume", out, "--epochs", 2).code == 0
     configuration, progress = checkpoint.load(out / "checkpoint.npz")
     summary = read(out / "summary.json")
-    epochs = configuration.experiment.epochs, progress.epoch, summary["epochs"]
+    epochs = configuration.experiment.training.epochs, progress.epoch, summary["epochs"]
     assert epochs == (2, 2, 2)
-    assert (
-        summary["configuration"]
-        == read(out / "config.json")
-        == json.loads(json.dumps(configuration.to_json()))
-    )
+    stored = json.loads(json.dumps(configuration.to_json()))
+    assert summary["configuration"] == stored
+    assert read(out / "config.json") == stored | {"git_commits": summary["git_commits"]}
     for signals in (2, 1):  # 2: ends at once without saving; 1: after the batch, saving
         with monkeypatch.context() as patch:
             interrupt_after(1, patch, signals)
             assert command("--resume", out, *(["--epochs", 4] if signals == 2 else [])).code == 130
         configuration, _ = checkpoint.load(out / "checkpoint.npz")
-        assert configuration.experiment.epochs == 4
+        assert configuration.experiment.training.epochs == 4
     refused = command("--resume", out, "--epochs", 2)
     assert_refused(
         refused,
@@ -693,10 +883,146 @@ def test_fewer_images_than_before_are_not_gone_on_with(
     shutil.rmtree(data)
     write_bands(data, train=50)
     refused = command("--resume", tmp_path / "run", "--epochs", 4)
-    assert_refused(refused, "was trained on 60 images, but the data found have fewer")
+    assert_refused(refused, "was trained on bands, but the data found (bands) have other contents")
+    configuration, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    unknown = replace(configuration, digests=(), validation=5, train_size=55)  # of a file of schema 1
+    assert unknown.mismatch(datasets.load(str(data))) == (
+        "it uses 60 training images, but the data found have only 50"
+    )
 
 
-# --- divergence and a full disk
+def change_pixel(data: Path, file: str = "train-images-idx3-ubyte") -> None:
+    """Change the last byte of a file: a pixel, or a label that stays in its range."""
+    content = bytearray((data / file).read_bytes())
+    content[-1] ^= 1
+    (data / file).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "file", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"]
+)
+def test_changed_data_of_the_same_name_are_refused(
+    file: str, command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    change_pixel(data, file)
+    before = contents(out)
+    words = (
+        "it was trained on bands, but the data found (bands) have other contents: give the data of the run"
+    )
+    for arguments in (
+        ["--resume", out, "--epochs", 4],
+        ["--evaluate", out],
+        ["--evaluate", out, "--data", data],
+    ):
+        assert_refused(command(*arguments), words)
+    assert contents(out) == before
+
+
+def test_the_same_data_in_a_renamed_directory_are_accepted(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """The run keeps the name of its data, and a run without a change is the same run."""
+    command(*options, "--epochs", 5, "--out", tmp_path / "through")
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    moved = data.rename(tmp_path / "moved")
+    assert_refused(command("--resume", out, "--epochs", 5), "bands is not a directory")
+    assert command("--resume", out, "--epochs", 5, "--data", moved).code == 0
+    assert_same_run(out, tmp_path / "through")
+    assert command("--evaluate", out, "--data", moved).out.startswith("p-1h on bands: test error ")
+
+
+def test_a_directory_named_mnist_is_not_mnist(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """Only the contents decide, also when the run is evaluated or resumed."""
+    named, out = data.rename(tmp_path / "mnist"), tmp_path / "run"
+    printed = command(*options, "--data", named, "--out", out).out.splitlines()
+    assert printed[1].startswith("data: mnist (not MNIST), 60 training images")
+    assert printed[-1].startswith("p-1h on mnist (not MNIST): test error ")
+    assert read(out / "summary.json")["dataset"] == "mnist (not MNIST)"
+    assert command("--evaluate", out).out.startswith("p-1h on mnist (not MNIST): test error ")
+    configuration, _ = checkpoint.load(out / "checkpoint.npz")
+    assert configuration.mismatch(datasets.load(str(named))) is None
+    genuine = replace(datasets.load(str(named)), name="mnist", digests=tuple(datasets.SHA256.values()))
+    assert "have other contents" in configuration.mismatch(genuine)
+
+
+def test_a_run_without_digests_is_known_by_name_and_gets_them(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """A checkpoint of schema 1 has no digests. They are stored when the run is resumed."""
+    out = tmp_path / "run"
+    command(*options, "--out", out)
+    path = out / "checkpoint.npz"
+    configuration, progress = checkpoint.load(path)
+    checkpoint.save(path, replace(configuration, digests=()), progress)
+    other = write_bands(tmp_path / "other")
+    words = (
+        "was trained on bands (8×8 pixels, 3 classes), but the data found are other (8×8 pixels, 3 classes)"
+    )
+    assert_refused(command("--evaluate", out, "--data", other), words)
+    assert command("--evaluate", out).code == 0
+    assert command("--resume", out, "--epochs", 4).code == 0
+    assert checkpoint.load(path)[0].digests == configuration.digests
+    change_pixel(data)
+    assert_refused(command("--resume", out, "--epochs", 5), "have other contents")
+
+
+def test_the_checkpoint_itself_can_be_resumed(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        command(*options, "--epochs", 1, "--out", tmp_path / name)
+    assert command("--resume", tmp_path / "one", "--epochs", 2).code == 0
+    assert command("--resume", tmp_path / "two" / "checkpoint.npz", "--epochs", 2).code == 0
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert len(contents(tmp_path / "two")) == 5
+
+
+def test_the_commits_of_all_parts_are_recorded(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A damaged or old config.json does not tell them: None stands for the unknown ones."""
+    out = tmp_path / "run"
+    for epochs, commit in ((1, "a"), (2, "b"), (3, "b")):
+        monkeypatch.setattr(report, "git_commit", lambda commit=commit: commit)
+        arguments = (
+            ["--resume", out, "--epochs", epochs] if epochs > 1 else [*options, "--epochs", 1, "--out", out]
+        )
+        assert command(*arguments).code == 0
+    summary = read(out / "summary.json")
+    assert (summary["git_commit"], summary["git_commits"]) == ("a", ["a", "b"])
+    for damaged in ("{", "[]", "{}", '{"git_commits": 3}'):
+        (out / "config.json").write_text(damaged)
+        assert command("--resume", out).code == 0
+        assert read(out / "summary.json")["git_commits"] == [None, "b"]
+
+
+def test_a_checkpoint_is_saved_once_a_minute(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A batch takes 25 s here, so a checkpoint is saved after each third batch and after each epoch."""
+    now, saved, save, step = [0.0], [], checkpoint.save, SGD.step
+
+    def slow(*arguments: Any) -> None:
+        now[0] += 25
+        step(*arguments)
+
+    def spy(path: Path, configuration: Configuration, progress: Any) -> None:
+        saved.append((progress.epoch, progress.batch))
+        save(path, configuration, progress)
+
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(SGD, "step", slow)
+    monkeypatch.setattr(checkpoint, "save", spy)
+    command(*options, "--batch-size", 10, "--epochs", 2, "--out", tmp_path / "run")
+    assert saved == [(0, 3), (0, 6), (1, 0), (1, 3), (1, 6), (2, 0)]
+
+
+# --- divergence, a full disk, and a killed worker
 
 
 @pytest.mark.filterwarnings("error")
@@ -713,6 +1039,25 @@ def test_divergence_keeps_the_last_good_checkpoint(
     _, progress = checkpoint.load(out / "checkpoint.npz")
     assert (progress.epoch, progress.batch) == (1, 0)
     assert not (out / "summary.json").exists()
+
+
+def test_parameters_that_diverge_within_an_epoch_are_not_saved(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """A checkpoint is due after each batch here. The outputs of a network can be finite where θ is not."""
+    out, step = tmp_path / "run", SGD.step
+
+    def overflow(self: SGD, theta: Any, *arguments: Any) -> None:
+        step(self, theta, *arguments)
+        if seen.append(1) or len(seen) > 4:
+            theta["b2"][0] = np.inf
+
+    seen: list[int] = []
+    monkeypatch.setattr(SGD, "step", overflow)
+    monkeypatch.setattr(report, "SAVE_EVERY", -1.0)
+    assert command(*options, "--out", out).code == 3
+    _, progress = checkpoint.load(out / "checkpoint.npz")
+    assert (progress.epoch, progress.batch) == (1, 1)
 
 
 @pytest.mark.filterwarnings("error")
@@ -735,6 +1080,37 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(np, "savez", full)
     code, _, err = command(*options, "--out", tmp_path / "run")
     assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the test kills a process as POSIX does")
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_killed_worker_ends_the_run_which_can_be_resumed(
+    batches: int, command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    settings = [*options, "--workers", 2, "--estimate", "random-sign", "--augment", 1]
+    command(*settings, "--out", through)
+    seen, step = [], SGD.step
+
+    def kill(*arguments: Any) -> None:
+        step(*arguments)
+        if seen.append(1) or len(seen) == batches:
+            for child in multiprocessing.active_children():
+                child.kill()
+                child.join()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SGD, "step", kill)
+        code, _, err = command(*settings, "--out", parts)
+    assert code == 3
+    assert err.startswith("error: a worker process was killed")
+    assert err.endswith(f"to continue: python -m eqprop_np.mnist --resume {parts}\n")
+    assert err.count("\n") == 1
+    assert not multiprocessing.active_children()
+    _, progress = checkpoint.load(parts / "checkpoint.npz")
+    assert 3 * progress.epoch + progress.batch == batches
+    assert command("--resume", parts).code == 0
+    assert_same_run(through, parts)
 
 
 # --- in a process of its own
@@ -762,19 +1138,31 @@ def test_exit_codes_and_streams_of_the_process(options: list[object], tmp_path: 
     assert "Traceback" not in err
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals and process groups are POSIX's")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
-    workers: int, options: list[object], tmp_path: Path, command: Command
+def wait_for_an_epoch(process: subprocess.Popen[str], out: Path) -> None:
+    while not (out / "metrics.jsonl").exists() or not metrics(out):
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals and process groups are POSIX's")
+
+
+@posix
+@pytest.mark.parametrize(
+    "name, workers", [("SIGINT", 1), ("SIGINT", 2), ("SIGTERM", 1), ("SIGTERM", 2), ("SIGHUP", 2)]
+)
+def test_a_signal_finishes_the_batch_saves_and_says_how_to_resume(
+    name: str, workers: int, options: list[object], tmp_path: Path, command: Command
 ) -> None:
-    """SIGINT goes to the whole process group, workers included, as from a terminal."""
+    """The signal goes to the whole process group, workers included.
+
+    A terminal sends SIGINT and SIGHUP in this way, and a batch system SIGTERM.
+    """
     parts, through = tmp_path / "parts", tmp_path / "through"
     settings = [*options, "--workers", workers, "--epochs", 100_000]
     process = start(*settings, "--out", parts, start_new_session=True)
-    while not (parts / "metrics.jsonl").exists() or not metrics(parts):
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
+    wait_for_an_epoch(process, parts)
+    os.killpg(process.pid, getattr(signal, name))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == f"interrupted; to continue: python -m eqprop_np.mnist --resume {parts}\n"
@@ -785,9 +1173,50 @@ def test_ctrl_c_finishes_the_batch_saves_and_says_how_to_resume(
     assert_same_run(parts, through)
 
 
+@posix
+def test_under_nohup_a_closed_terminal_does_not_stop_it(options: list[object], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ignore = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    process = start(*options, "--epochs", 100_000, "--out", out, **ignore)
+    wait_for_an_epoch(process, out)
+    process.send_signal(signal.SIGHUP)
+    seen = len(metrics(out))
+    while len(metrics(out)) < seen + 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+@posix
+def test_a_closed_output_does_not_stop_it(options: list[object], tmp_path: Path) -> None:
+    """For example of ``| head -1``: nobody reads the lines any more, and the files are complete."""
+    out = tmp_path / "run"
+    process = start(*options, "--epochs", 30, "--out", out)
+    assert process.stdout.readline().startswith("p-1h: ")
+    process.stdout.close()
+    assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+    assert len(metrics(out)) == 30
+    assert sorted(contents(out))[-1] == "summary.json"
+
+
+def test_it_runs_in_a_thread(options: list[object], tmp_path: Path) -> None:
+    """A thread cannot handle signals. A notebook or a web server may run the command in one."""
+    codes: list[int] = []
+    arguments = [str(word) for word in (*options, "--out", tmp_path / "run", "--quiet")]
+    thread = threading.Thread(target=lambda: codes.append(main(arguments)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX's")
 def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> None:
-    """It is only on stderr and shows batches, epoch and running error. With --quiet there is no bar."""
+    """It is only on stderr and shows the batches of all epochs, the epoch and its running error.
+
+    With --quiet there is no bar.
+    """
     import fcntl
     import pty
     import termios
@@ -804,7 +1233,7 @@ def test_the_bar_stands_on_a_terminal(options: list[object], tmp_path: Path) -> 
         return read_all(master)
 
     bar = shown()
-    assert re.search(r"epoch [123]/3: .* [123]/3 \[.*, error \d+\.\d\d %\]", bar)
+    assert re.search(r"epoch [123]/3: .* [1-9]/9 \[.*, error \d+\.\d\d %\]", bar)
     assert shown("--quiet") == ""
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eqprop_np.datasets import glyphs
 
-from eqprop_np import checkpoint, mnist
+from eqprop_np import mnist
+from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import glyphs
+from eqprop_np.experiments.report import records
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.ep import ep
@@ -16,7 +19,7 @@ from eqprop_np.rules.phases import Phases
 from eqprop_np.training import Samples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-WEIGHTS = DATA / "pretrained" / "conv.npz"
+WEIGHTS = DATA.parent / "eqprop_np" / "data" / "conv.npz"
 RECORD = json.loads((DATA / "results" / "conv-augment.json").read_text())
 
 
@@ -25,8 +28,8 @@ def test_they_are_of_the_recorded_run_and_small() -> None:
     with np.load(WEIGHTS) as file:
         assert json.loads(str(file["meta"]))["schema"] == 1
     configuration, progress = checkpoint.load(WEIGHTS)
-    assert json.loads(json.dumps(configuration.to_json())) == RECORD["configuration"]
-    assert progress.history == RECORD["history"]
+    assert configuration == Configuration.from_json(RECORD["configuration"])
+    assert [record | {"free_steps": record.pop("steps")} for record in records(progress)] == RECORD["history"]
     assert WEIGHTS.stat().st_size < 400_000
 
 
@@ -49,7 +52,8 @@ def test_on_them_ep_has_the_gradient_of_bptt() -> None:
     theta = {name: value.astype(np.float64) for name, value in progress.theta.items()}
     drawn = glyphs(train=10, test=3)
     samples = Samples(drawn.test_images, drawn.test_labels)
-    x, y = (a.astype(np.float64) for a in (samples.inputs(dynamics), samples.targets(dynamics)))
+    network = dynamics.network
+    x, y = samples.inputs(network, np.float32).astype(np.float64), samples.targets(dynamics, np.float64)
     phases = Phases(1500, 400, beta=1e-4, estimate="centered", schedule=Alternating(tol=1e-12))
     estimate = ep(dynamics, theta, x, y, phases)
     assert estimate.free.converged

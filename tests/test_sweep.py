@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eqprop_np.checkpoint import Configuration
 from threadpoolctl import threadpool_info
 
 from eqprop_np import mnist, sweep
+from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS
+from eqprop_np.relaxation import Synchronous
 from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
 from eqprop_np.training import Progress, Samples
 
@@ -49,7 +51,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "epochs": 7,
             "history": history,
             "seconds": 1.0,
-            "update_angle": 30.0 + point.experiment.angle,
+            "update_angle": 30.0 + (point.experiment.psi or 0.0),
         }
 
     monkeypatch.setattr(sweep, "measure", instead)
@@ -69,9 +71,17 @@ def test_a_grid_has_every_angle_where_weights_are_untied() -> None:
         "cvf-1h-90deg-seed1",
         "cvf-1h-90deg-seed2",
     ]
-    assert {(point.train_size, point.experiment.epochs) for point in found} == {(50, 3)}
-    assert found[-1].experiment == replace(EXPERIMENTS["cvf-1h"], angle=90, epochs=3)
-    assert grid(["conv"], (0,), [0], "glyphs")[0].experiment.workers == 1  # one process per run
+    assert {(point.train_size, point.experiment.training.epochs) for point in found} == {(50, 3)}
+    assert found[-1].experiment == EXPERIMENTS["cvf-1h"].override(psi=90, epochs=3)
+    workers = grid(["conv"], (0,), [0], "glyphs")[0].experiment.training.workers
+    assert workers == 1  # one process per run
+
+
+def test_a_grid_takes_settings_of_every_part_and_seeds_of_numpy() -> None:
+    settings = {"hidden": [6], "beta": 0.3, "momentum": 0.5, "activation": "tanh"}
+    (point,) = grid(["p-1h"], (), np.arange(1), "glyphs", 50, **settings)
+    assert point.experiment == EXPERIMENTS["p-1h"].override(**settings)
+    assert Configuration.from_json(json.loads(json.dumps(point.to_json()))) == point
 
 
 def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
@@ -98,23 +108,25 @@ def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
 
 
 def test_it_refuses_other_data_than_the_points() -> None:
-    with pytest.raises(ValueError, match=r"found glyphs \(not MNIST\), not mnist"):
-        measure(replace(points()[0], dataset="mnist"))
+    words = r"trained on mnist, but the data found \(glyphs \(not MNIST\)\) have other contents: provide the"
+    with pytest.raises(ValueError, match=words):
+        measure(replace(points()[0], dataset="mnist", digests=("0",) * 4))
 
 
 # --- the angle before training
 
 
 def angle(samples: int = 60, **settings: object) -> float:
-    experiment = replace(EXPERIMENTS["eb-1h"], hidden=(6,), **settings)
+    experiment = EXPERIMENTS["eb-1h"].override(**{"hidden": (6,)} | settings)
     rng = np.random.default_rng(0)
     data = Samples(rng.integers(0, 256, (300, 4, 4), np.uint8), rng.integers(0, 3, 300))[:samples]
     dynamics = experiment.build((4, 4), 3)
-    return update_angle(experiment, dynamics, Progress.begin(experiment, dynamics, 0).theta, data)
+    progress = Progress.begin(dynamics, experiment.optimizer(dynamics), 0, psi=experiment.psi or 0.0)
+    return update_angle(experiment, dynamics, progress.theta, data)
 
 
 def test_the_angle_of_bptt_is_zero_and_theorem_1_makes_that_of_ep_small() -> None:
-    long = {"free_steps": 2000, "nudged_steps": 400, "schedule": "synchronous"}
+    long = {"free_steps": 2000, "nudged_steps": 400, "schedule": Synchronous()}
     assert angle(rule="bptt", **long) == 0
     assert angle(rule="ep", beta=1e-5, **long) < 0.01
     assert angle(rule="ep", beta=0.5, **long) > 0.5
@@ -129,7 +141,7 @@ def test_the_angle_is_the_mean_over_the_first_batches() -> None:
 
 def test_the_angle_grows_with_that_of_the_weights_and_the_rate() -> None:
     vf = {"rule": "vf", "beta": 0.1, "free_steps": 400, "nudged_steps": 60}
-    angles = [angle(angle=psi, **vf) for psi in (0.0, 90.0, 180.0)]
+    angles = [angle(psi=psi, **vf) for psi in (0.0, 90.0, 180.0)]
     assert angles == sorted(angles)
     assert angles[-1] > angles[0] + 10
     assert angle(**(vf | {"rule": "cvf"}), learning_rates=(0.1, 0.1)) > angles[0] + 1
@@ -167,6 +179,35 @@ def test_a_restart_does_what_is_missing(tmp_path: Path, executor: Executor, meas
     assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 3
 
 
+def test_a_point_without_digests_is_recognized(
+    tmp_path: Path, executor: Executor, measured: list[str]
+) -> None:
+    """Files of schema 1 have none, except those of MNIST."""
+    sweep.sweep(points(), tmp_path, executor)
+    path = tmp_path / f"{NAMES[0]}.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"configuration": record["configuration"] | {"digests": []}}))
+    assert sweep.sweep(points(), tmp_path, executor) == {}
+    assert measured == NAMES
+    other = record["configuration"] | {"digests": ["0"] * 4}
+    path.write_text(json.dumps(record | {"configuration": other}))
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        sweep.sweep(points(), tmp_path, executor)
+
+
+@pytest.mark.skipif("EQPROP_NP_DATA" not in os.environ, reason="EQPROP_NP_DATA names no MNIST")
+def test_the_recorded_sweep_is_complete(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
+    """The recorded points have schema 1. They are those that the command of the README makes today."""
+    recorded = Path(__file__).parents[1] / "data" / "results" / "fig1c"
+    for path in recorded.iterdir():
+        shutil.copy(path, tmp_path)
+    found = grid(["p-1h", "cep-1h", "cvf-1h"], sweep.ANGLES, [0], epochs=30)
+    assert sweep.sweep(found, tmp_path, executor) == {}
+    assert measured == []
+    written, kept = (json.loads((d / "summary.json").read_text()) for d in (tmp_path, recorded))
+    assert written["points"] == kept["points"]
+
+
 def test_a_point_with_other_settings_is_not_taken_for_the_same(
     tmp_path: Path, executor: Executor, measured: list[str]
 ) -> None:
@@ -187,7 +228,7 @@ def test_a_point_that_fails_is_reported_and_the_others_are_kept(
     good = sweep.measure
 
     def bad(point: Configuration) -> sweep.Record:
-        if point.experiment.angle == 0 and point.experiment.rule == "cvf":
+        if point.experiment.psi == 0 and point.experiment.rule == "cvf":
             raise RuntimeError("no luck")
         return good(point)
 
@@ -233,7 +274,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*command, "--epochs", "2"]) == 2
     assert "holds a run with other settings" in capsys.readouterr().err
     assert main(["cvf-1h", "--angles", "200", "--data", "glyphs"]) == 2
-    assert "angle = 200.0 is not between 0 and 180" in capsys.readouterr().err
+    assert "the angle must be from 0 to 180 degrees, got 200.0" in capsys.readouterr().err
 
 
 def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -256,12 +297,13 @@ def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None
 
 def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
-    bad = replace(points()[0], dataset="other")
+    bad = replace(points()[0], dataset="other", digests=("0",) * 4)
     cluster = distributed.LocalCluster(1, threads_per_worker=1, processes=True, dashboard_address=None)
     with cluster, distributed.Client(cluster) as client:
         failed = sweep.sweep([bad, *points()[1:]], tmp_path, client.get_executor())
     assert failed == {
-        NAMES[0]: "DataError: found glyphs (not MNIST), not other: provide other on this machine"
+        NAMES[0]: "DataError: it was trained on other, but the data found (glyphs (not MNIST)) have other "
+        "contents: provide the data of the point on this machine"
     }
     assert {path.stem for path in tmp_path.iterdir()} == {*NAMES[1:], "summary"}
     here = measure(points()[1])["history"][0]["test_error"]

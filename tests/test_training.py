@@ -1,401 +1,540 @@
-"""Tests of training: samples, SGD, batches in parts, the records of the epochs, and resuming a run."""
+"""Tests of training: the data, epochs, callbacks, resuming a run, interrupts, the bar, and evaluation."""
 
+import json
+import math
+import os
 import pickle
-import signal
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from itertools import pairwise
+import pty
+import random
+import re
+import select
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
 
+import eqprop_np as eq
 from eqprop_np import training
-from eqprop_np.activations import ACTIVATIONS, Array
+from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.presets import DYNAMICS, EXPERIMENTS, Experiment
 from eqprop_np.network import Theta
-from eqprop_np.relaxation import Alternating, relax
-from eqprop_np.rules import RULES
-from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import Phases
-from eqprop_np.training import (
-    Diverged,
-    Progress,
-    Run,
-    Samples,
-    batch_gradient,
-    evaluate,
-    parallel,
-    sgd,
-    train,
-)
+from eqprop_np.optimizers import Optimizer
+from eqprop_np.relaxation import relax
+from eqprop_np.rules import learning_rule
+from eqprop_np.rules.phases import Phases, Update
+from eqprop_np.training import Diverged, Progress, Samples, check_samples
 
-CLASSES, SIDE = 3, 6
-TINY = replace(
-    EXPERIMENTS["p-1h"],
-    hidden=(5,),
-    learning_rates=(0.5, 0.3),
-    free_steps=12,
-    nudged_steps=4,
-    batch_size=4,
-    epochs=2,
-)
-FORMS: dict[str, Experiment] = {
-    "plain": TINY,
-    "random sign": replace(TINY, estimate="random-sign"),
-    "augmented": replace(TINY, augment=1, rate_decay=0.5),
-    "both, real time": replace(TINY, estimate="random-sign", augment=2, dynamics="real-time"),
-    "C-EP": replace(TINY, rule="cep"),
-    "C-VF": replace(TINY, rule="cvf", estimate="random-sign", angle=90.0),
-    "convolutional": replace(
-        TINY, channels=(2,), hidden=(4,), learning_rates=(0.2, 0.1, 0.1), estimate="centered"
-    ),
-}
-forms = pytest.mark.parametrize("experiment", FORMS.values(), ids=FORMS)
+CLASSES, HEIGHT, WIDTH = 3, 6, 8
+PIXELS = HEIGHT * WIDTH
+PHASES = Phases(12, 4, beta=0.1)
+CHAIN = eq.chain([PIXELS, 5, CLASSES])
+PLAIN = eq.DiscreteTime(CHAIN)
+TINY = eq.DiscreteTime(eq.chain([4, 3]))
 
 
-def samples(size: int, seed: int = 0) -> Samples:
-    """Noise with a bright band whose place tells the class."""
+def band(size: int, seed: int = 0) -> tuple[Array, Array]:
+    """Return bytes (N, H, W) of noise with a bright band whose place tells the class, and labels."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, size).astype(np.uint8)
-    images = rng.integers(0, 100, (size, SIDE, SIDE)).astype(np.uint8)
+    labels = np.arange(size) % CLASSES
+    images = rng.integers(0, 100, (size, HEIGHT, WIDTH)).astype(np.uint8)
     for image, label in zip(images, labels, strict=True):
         image[2 * label : 2 * label + 2] += 150
-    return Samples(images, labels)
+    return images, labels
 
 
-def build(experiment: Experiment) -> Dynamics:
-    return experiment.build((SIDE, SIDE), CLASSES)
+def half_of_ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+    """A rule of one's own."""
+    update = eq.ep(dynamics, theta, x, y, phases)
+    return Update({name: g / 2 for name, g in update.gradient.items()}, update.free)
 
 
-def without_tol(experiment: Experiment) -> Phases:
-    """Return the phases of an experiment with a free phase that takes every step."""
-    return replace(experiment.phases, schedule=Alternating(tol=0))
+RATES = eq.SGD({"w0-1": 0.5, "w1-2": 0.3, "b1": 0.5, "b2": 0.3})
 
 
-def whole(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-    """A `Run` in one part."""
-    return [function(samples, *arguments)]
+@dataclass(frozen=True)
+class Form:
+    """What is trained, and how."""
+
+    dynamics: Dynamics = PLAIN
+    phases: Phases = PHASES
+    rule: Any = eq.ep
+    optimizer: Optimizer = RATES
+    rate_schedule: Any = None
+    transform: Any = None
+
+    def fit(self, size: int = 18, epochs: int = 2, **settings: Any) -> Progress:
+        """Train; the last of the 5 batches is smaller than the others."""
+        X, y = band(size)
+        settings = {"batch_size": 4, "seed": 5, "validation": band(7, seed=1)} | vars(self) | settings
+        return eq.fit(X=X, y=y, epochs=epochs, **settings)
 
 
-def in_thirds(function: Callable[..., Any], samples: Samples, *arguments: Any) -> list[Any]:
-    """A `Run` in three parts of different sizes."""
-    cuts = [0, 1, 3, len(samples)]
-    return [function(samples[a:b], *arguments) for a, b in pairwise(cuts)]
+QUARTIC = eq.Cost(
+    "quartic", lambda a, b: ((a - b) ** 4).sum(axis=1) / 4, lambda output, target: (output - target) ** 3
+)
+RANDOM_SIGN = replace(PHASES, estimate="random-sign")
+FORMS = {
+    "plain": Form(),
+    "momentum, augmented": Form(
+        optimizer=eq.SGD(0.3, 0.9, 0.01), transform=eq.random_shift(1), rate_schedule=eq.Exponential(0.5)
+    ),
+    "Adam, random sign": Form(optimizer=eq.Adam(0.01, weight_decay=0.1), phases=RANDOM_SIGN),
+    "real time, augmented": Form(eq.RealTime(CHAIN), RANDOM_SIGN, transform=eq.random_shift(2)),
+    "C-EP": Form(rule=eq.cep, rate_schedule=eq.Steps(1, 0.5)),
+    "C-VF": Form(
+        eq.DiscreteTime(eq.untied(CHAIN)),
+        RANDOM_SIGN,
+        eq.cvf,
+        eq.SGD({"w0-1": 0.5, "w1-2": 0.3, "w2-1": 0.3, "b1": 0.5, "b2": 0.3}),
+    ),
+    "convolutional, BPTT": Form(
+        eq.DiscreteTime(eq.convolutional((HEIGHT, WIDTH, 1), [2], [4, CLASSES], 3)),
+        rule=eq.bptt,
+        optimizer=eq.SGD(0.1),
+    ),
+    "own cost, own rule": Form(eq.DiscreteTime(CHAIN, cost=QUARTIC), rule=half_of_ep),
+}
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
 def assert_same(a: Theta, b: Theta) -> None:
     assert a.keys() == b.keys()
     for name in a:
+        assert a[name].dtype == b[name].dtype
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-# --- samples
+def assert_same_run(a: Progress, b: Progress) -> None:
+    """Everything is equal, the times excepted."""
+    assert_same(a.theta, b.theta)
+    assert_same(a.optimizer_state, b.optimizer_state)
+    assert a.rng.bit_generator.state == b.rng.bit_generator.state
+    for name in ("epoch", "batch", "errors", "steps", "converged"):
+        assert getattr(a, name) == getattr(b, name)
+    assert a.history | {"seconds": []} == b.history | {"seconds": []}
 
 
-def test_inputs_are_pixels_from_0_to_1_in_the_shape_of_the_input_layer() -> None:
-    data = samples(7)
-    data.images[0, 0, :2] = 0, 255
-    for experiment, shape in ((TINY, (36,)), (FORMS["convolutional"], (6, 6, 1))):
-        x = data.inputs(build(experiment))
-        assert (x.dtype, x.shape) == (np.float32, (7, *shape))
-        np.testing.assert_array_equal(x.reshape(7, 36), data.images.reshape(7, 36) / np.float32(255))
-        assert (x.flat[0], x.flat[1]) == (0, 1)
+# --- the data
 
 
-def test_targets_are_one_hot() -> None:
-    data = samples(9)
-    y = data.targets(build(TINY))
-    assert (y.dtype, y.shape) == (np.float32, (9, CLASSES))
-    np.testing.assert_array_equal(y.argmax(axis=1), data.labels)
-    assert (np.sort(y) == [0, 0, 1]).all()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, ">f8"])
+def test_floats_are_taken_as_they_are(dtype: Any) -> None:
+    X, y = np.random.default_rng(0).random((9, 4)).astype(dtype), np.arange(9) % 3
+    seen: list[Array] = []
+
+    def rule(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        seen.append(x)
+        return eq.ep(dynamics, theta, x, y, phases)
+
+    progress = eq.fit(TINY, X, y, phases=PHASES, rule=rule, epochs=1, batch_size=9)
+    native = np.dtype(dtype).newbyteorder("=")
+    assert {value.dtype for value in (*progress.theta.values(), *seen)} == {native}
+    np.testing.assert_array_equal(np.sort(seen[0], axis=0), np.sort(X, axis=0))
 
 
-def test_samples_are_cut_like_arrays() -> None:
-    data = samples(9)
-    for chosen in (slice(2, 5), slice(-3, None), np.array([4, 0, 4])):
-        part = data[chosen]
-        np.testing.assert_array_equal(part.images, data.images[chosen])
-        np.testing.assert_array_equal(part.labels, data.labels[chosen])
-        assert len(part) == 3
+def test_bytes_are_scaled_and_this_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    training._SAID.clear()
+    X, y = band(9)
+    floats = X.astype(np.float32) / np.float32(255)
+    one, two = (eq.fit(PLAIN, data, y, phases=PHASES, epochs=1) for data in (X, floats))
+    eq.predict(PLAIN, one.theta, X)
+    assert_same(one.theta, two.theta)
+    assert capsys.readouterr().err == "note: bytes (uint8) are scaled from 0…255 to 0…1\n"
 
 
-def shift(image: Array, down: int, right: int) -> Array:
-    """Return the shifted image, computed pixel by pixel. The new pixels are black."""
+def test_inputs_far_outside_0_to_1_get_one_warning() -> None:
+    X, y = band(9)
+    far = X.astype(np.float32)
+    calls: list[Callable[[], Any]] = [
+        lambda: eq.fit(PLAIN, far, y, phases=PHASES, epochs=1, validation=(-far, y)),
+        lambda: eq.fit(PLAIN, X, y, phases=PHASES, epochs=1, validation=(-far, y)),
+        lambda: eq.predict(PLAIN, CHAIN.init(np.random.default_rng(0)), far),
+        lambda: eq.error_rate(PLAIN, CHAIN.init(np.random.default_rng(0)), far, y),
+    ]
+    for call, what in zip(calls, ("X", "the validation X", "X", "X"), strict=True):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        (warning,) = caught
+        assert str(warning.message).startswith(f"{what} has values up to 2")
+        assert warning.filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        eq.fit(PLAIN, far / 30 - 4, y, phases=PHASES, epochs=1)  # standardized data, for example
+
+
+ONE_HOT = np.eye(3)[np.arange(9) % 3]
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        (np.arange(9) % 3).astype(np.uint8),
+        (np.arange(9) % 3).astype(float),
+        (np.arange(9) % 3).tolist(),
+        ONE_HOT,
+        ONE_HOT.astype(bool),
+        ONE_HOT.astype(int),
+        ONE_HOT.tolist(),
+    ],
+    ids=["bytes", "floats", "list", "one-hot", "bool", "int", "one-hot list"],
+)
+def test_labels_and_one_hot_are_equal(y: Any) -> None:
+    X, labels = band(9)
+    samples = check_samples(eq.DiscreteTime(CHAIN), X, y)
+    np.testing.assert_array_equal(samples.targets(eq.DiscreteTime(CHAIN), np.float32), ONE_HOT)
+    assert samples.targets(eq.DiscreteTime(CHAIN), np.float32).dtype == np.float32
+    assert samples.count_wrong(ONE_HOT) == 0
+    assert samples.count_wrong(ONE_HOT[:, ::-1]) == 6
+    one, two = (eq.fit(PLAIN, X, labels, phases=PHASES, epochs=1, validation=(X, a)) for a in (labels, y))
+    assert one.history["validation_error"] == two.history["validation_error"]
+
+
+def test_two_classes_may_be_booleans() -> None:
+    dynamics = eq.DiscreteTime(eq.chain([4, 2]))
+    progress = eq.fit(dynamics, np.eye(4), [True, False, True, False], phases=PHASES, epochs=1)
+    assert len(progress.history["train_error"]) == 1
+
+
+NINE = np.ones((9, PIXELS))
+
+
+@pytest.mark.parametrize(
+    "X, y, message",
+    [
+        (NINE, np.arange(9) % 3 - 1, "labels must be from 0 to 2, .* got -1 to 1"),
+        (NINE, np.arange(9) % 4, "labels must be from 0 to 2, .* got 0 to 3"),
+        (NINE, np.full(9, 2**63, np.uint64), "labels must be from 0 to 2"),
+        (NINE, np.arange(9) % 2, "every class from 0 to 2, but 2 is missing"),
+        (NINE, np.arange(9) % 2 + 1, "every class from 0 to 2, but 0 is missing"),
+        (NINE, list("abcabcabc"), "labels must be integers, got <U1: number the classes from 0"),
+        (NINE, np.arange(9) / 2, "labels must be integers, got float64"),
+        (NINE, np.full(9, np.nan), "labels must be integers"),
+        (NINE, np.full(9, np.inf), "labels must be integers"),
+        (NINE, np.arange(8) % 3, r"y must have one entry for each of the 9 samples of X, got shape \(8,\)"),
+        (NINE, 1, "y must have one entry for each of the 9"),
+        (NINE, np.ones((9, 2)), r"y must be labels \(N,\) or targets \(N, 3\), got shape \(9, 2\)"),
+        (NINE, [[1, 0, 0]] * 8 + [[1]], "y must be an array, got rows of different lengths"),
+        (NINE, ONE_HOT * np.nan, "y must be finite"),
+        (NINE, ONE_HOT.astype(complex), "targets must be real"),
+        (NINE[:, 1:], np.arange(9) % 3, r"X must have shape \(N, 48\), got \(9, 47\)"),
+        (NINE[0], [0], r"X must have shape \(N, 48\), got \(48,\)"),
+        (NINE[:0], [], r"X must have shape \(N, 48\), got \(0, 48\)"),
+        ([[1.0], [1.0, 2.0]], [0, 1], "X must be an array, got rows of different lengths"),
+        (NINE.astype(int), np.arange(9) % 3, r"X must be float32, float64, or bytes .*, got int64"),
+        (NINE.astype(np.float16), np.arange(9) % 3, "got float16"),
+        (NINE.astype(complex), np.arange(9) % 3, "got complex128"),
+        (NINE * np.nan, np.arange(9) % 3, "X must be finite"),
+        (NINE * -np.inf, np.arange(9) % 3, "X must be finite"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(X: Any, y: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        eq.fit(PLAIN, X, y, phases=PHASES)
+
+
+def test_validation_data_may_lack_a_class_but_must_fit() -> None:
+    assert Form().fit(validation=(NINE[:2], [0, 0]), epochs=1).history["validation_error"]
+    with pytest.raises(ValueError, match=r"the validation X must have shape \(N, 48\), got \(9, 4\)"):
+        Form().fit(validation=(NINE[:, :4], [0] * 9))
+    for pair in (NINE, (NINE,), "Xy"):
+        with pytest.raises(TypeError, match=r"validation must be a pair \(X, y\), got"):
+            Form().fit(validation=pair)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"dynamics": CHAIN}, r"dynamics must be DiscreteTime\(...\) or RealTime\(...\), got Network"),
+        ({"phases": None}, r"phases must be Phases\(...\), got None"),
+        ({"rule": "ep"}, "rule must be a function"),
+        ({"rule": eq.vf, "phases": Phases(2, 1, 0.1, "centered")}, "rule vf does not use the estimate"),
+        ({"dynamics": eq.DiscreteTime(eq.untied(CHAIN)), "optimizer": None}, "weights are untied"),
+        ({"optimizer": 0.1}, r"optimizer must be SGD\(...\) or Adam\(...\), got 0.1"),
+        ({"optimizer": eq.SGD({"b1": 1.0})}, "learning_rates must have the parameters w0-1"),
+        ({"optimizer": eq.Adam({"b1": 1.0})}, "learning_rates must have the parameters w0-1"),
+        ({"epochs": -1}, "epochs must be a non-negative integer, got -1"),
+        ({"epochs": 1.5}, "epochs must be a non-negative integer, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
+        ({"batch_size": True}, "batch_size must be a positive integer, got True"),
+        ({"rate_schedule": 0.9}, "rate_schedule must be a function, got 0.9"),
+        ({"rate_schedule": lambda epoch: math.nan}, "rate_schedule must return a finite number from 0"),
+        ({"transform": 1}, "transform must be a function, got 1"),
+        ({"transform": lambda x, rng: x[:1]}, r"transform must keep the shape \(4, 6, 8\) of a batch"),
+        ({"on_batch": 1}, "on_batch must be a function"),
+        ({"on_epoch": "print"}, "on_epoch must be a function"),
+        ({"progress": {}}, "progress must be a Progress"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Form().fit(**settings)
+
+
+@pytest.mark.parametrize("form", [FORMS["C-EP"], FORMS["C-VF"]], ids=["cep", "cvf"])
+@pytest.mark.parametrize("optimizer", [eq.SGD(0.1, 0.9), eq.SGD(0.1, 0.0, 0.1), eq.Adam(0.1)])
+def test_continual_rules_take_plain_sgd_only(form: Form, optimizer: Optimizer) -> None:
+    with pytest.raises(ValueError, match="moves the weights during the second phase at its own rates"):
+        form.fit(optimizer=optimizer)
+
+
+@pytest.mark.parametrize("schedule", [eq.Exponential(0.5), lambda epoch: np.float64(0.5**epoch)])
+def test_continual_rules_get_the_rates_of_the_epoch(schedule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, float]] = []
+    record = learning_rule(eq.cep)
+
+    def spy(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        seen.append(dict(phases.learning_rates))
+        return record.fastest(CHAIN)(dynamics, theta, x, y, phases)
+
+    rule = replace(record, function=spy, twin=None)
+    rates = {"w0-1": 0.5, "w1-2": 0.3, "b1": 0.5, "b2": 0.3}
+    progress = Form().fit(rule=rule, rate_schedule=schedule, epochs=3)
+    assert seen == [
+        {name: rate * f for name, rate in rates.items()} for f in (1, 0.5, 0.25) for _ in range(5)
+    ]
+    assert_same(progress.theta, Form(rule=eq.cep, rate_schedule=eq.Exponential(0.5)).fit(epochs=3).theta)
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "other"])
+def test_a_rule_of_ones_own_must_return_the_gradient_of_theta(change: str) -> None:
+    def rule(*arguments: Any) -> Any:
+        update = eq.ep(*arguments)
+        if change == "other":
+            return update.gradient
+        gradient = dict(update.gradient)
+        gradient["b1"] = gradient["b1"][:1]
+        if change == "missing":
+            del gradient["b1"]
+        return Update(gradient, update.free)
+
+    with pytest.raises((ValueError, TypeError), match=r"the gradient of rule rule must|must be an Update"):
+        Form().fit(rule=rule)
+
+
+def test_a_rule_of_ones_own_may_keep_its_arrays_and_wrap_another() -> None:
+    """It may also have float64 gradients. `functools.wraps` must not lead past it to the inner rule."""
+    from functools import wraps
+
+    total: Theta = {}
+
+    @wraps(eq.ep)
+    def rule(*arguments: Any) -> Update:
+        update = eq.ep(*arguments)
+        for name, g in update.gradient.items():
+            total[name] = g.astype(float) if name not in total else total[name]
+            total[name] += g
+        return Update(total, update.free)
+
+    progress = Form().fit(rule=rule, epochs=1)
+    assert {value.dtype for value in progress.theta.values()} == {np.dtype(np.float32)}
+    assert not any(np.shares_memory(total[name], progress.theta[name]) for name in total)
+    assert not np.array_equal(progress.theta["w0-1"], Form().fit(epochs=1).theta["w0-1"])
+
+
+# --- the shift
+
+
+def shifted(image: Array, down: int, right: int) -> Array:
+    """Return the shifted image, computed pixel by pixel. The new pixels are 0."""
     moved = np.zeros_like(image)
-    for r, c in np.ndindex(*image.shape):
+    for r, c in np.ndindex(*image.shape[:2]):
         if 0 <= r - down < image.shape[0] and 0 <= c - right < image.shape[1]:
             moved[r, c] = image[r - down, c - right]
     return moved
 
 
-@pytest.mark.parametrize("pixels", [1, 2])
-def test_shifted_moves_each_image_by_one_of_all_shifts(pixels: int, rng: np.random.Generator) -> None:
-    data = samples(300)
-    before = data.images.copy()
-    found = data.shifted(pixels, rng)
-    reach = range(-pixels, pixels + 1)
-    seen = set()
-    for image, moved in zip(data.images, found.images, strict=True):
-        matches = [(d, r) for d in reach for r in reach if np.array_equal(moved, shift(image, d, r))]
+@pytest.mark.parametrize("pixels", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 6, 2)], ids=str)
+def test_random_shift_moves_each_image_by_one_of_all_shifts(
+    pixels: int, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    x = rng.random((200, *shape)) + 1
+    before = x.copy()
+    found = eq.random_shift(pixels)(x, rng)
+    assert (found.shape, found.dtype) == (x.shape, x.dtype)
+    reach, seen = range(-pixels, pixels + 1), set()
+    for image, moved in zip(x, found, strict=True):
+        matches = [(d, r) for d in reach for r in reach if np.array_equal(moved, shifted(image, d, r))]
         assert len(matches) == 1
         seen.add(matches[0])
     assert seen == {(d, r) for d in reach for r in reach}
-    np.testing.assert_array_equal(found.labels, data.labels)
-    np.testing.assert_array_equal(data.images, before)
+    np.testing.assert_array_equal(x, before)
 
 
-# --- one step
+def test_random_shift_refuses_what_is_no_image() -> None:
+    with pytest.raises(ValueError, match=r"random_shift needs images of shape .*, got \(9, 48\)"):
+        eq.random_shift(1)(NINE, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="pixels must be a non-negative integer, got -1"):
+        eq.random_shift(-1)
 
 
-def test_sgd_subtracts_the_gradient_times_the_rate_of_each_parameter() -> None:
-    theta = {"a": np.array([1.0, 2.0]), "b": np.array([3.0])}
-    arrays = dict(theta)
-    sgd(theta, {"a": np.array([10.0, 20.0]), "b": np.array([30.0])}, {"a": 0.1, "b": 0.01})
-    np.testing.assert_allclose(theta["a"], [0, 0], atol=1e-15)
-    np.testing.assert_allclose(theta["b"], [2.7])
-    assert all(theta[name] is arrays[name] for name in theta)
+def test_the_validation_data_are_not_transformed() -> None:
+    """The transform makes every image black, so that only the error of training is that of chance."""
+
+    def black(x: Array, rng: np.random.Generator) -> Array:
+        return np.zeros_like(x)
+
+    X, y = band(18)
+    begun = Form().fit(epochs=4)
+    still = eq.SGD(0.0)
+    progress = Form(optimizer=still, transform=black).fit(
+        epochs=5, progress=replace(begun, optimizer_state={}), validation=(X, y)
+    )
+    assert progress.history["validation_error"][-1] == 0
+    assert progress.history["train_error"][-1] == pytest.approx(100 * 2 / 3)
 
 
-@pytest.mark.parametrize("name", [name for name, e in FORMS.items() if not RULES[e.rule].moves_weights])
-def test_the_parts_of_a_batch_give_its_gradient(name: str) -> None:
-    """Without a tolerance the samples do not depend on each other.
-
-    Rules that move the weights in the second phase are left out: they move them by the mean over the batch.
-    """
-    experiment = FORMS[name]
-    dynamics = build(experiment)
-    theta = dynamics.network.init(np.random.default_rng(0), np.float64)
-    batch = samples(7)
-    phases = without_tol(experiment)
-    one = batch_gradient("ep", dynamics, theta, batch, phases, whole)
-    parts = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
-    np.testing.assert_allclose(parts.output, one.output, rtol=0, atol=1e-6)
-    assert parts.steps == one.steps
-    for name in theta:
-        np.testing.assert_allclose(parts.gradient[name], one.gradient[name], rtol=0, atol=1e-6, err_msg=name)
-
-
-def test_a_batch_reports_the_output_and_steps_of_its_first_phase() -> None:
-    """Of several parts, the outputs are concatenated and the steps are averaged."""
-    dynamics = build(TINY)
-    theta = dynamics.network.init(np.random.default_rng(0))
-    batch = samples(7)
-    phases = replace(TINY.phases, free_steps=100, schedule=Alternating(tol=1e-4))
-    free = [
-        ep(dynamics, theta, part.inputs(dynamics), part.targets(dynamics), phases).free
-        for part in (batch[:1], batch[1:3], batch[3:])
-    ]
-    batch_result = batch_gradient("ep", dynamics, theta, batch, phases, in_thirds)
-    np.testing.assert_array_equal(batch_result.output, np.concatenate([one.state[-1] for one in free]))
-    assert batch_result.steps == np.mean([one.steps for one in free])
-    assert batch_result.converged
-
-
-def test_a_batch_has_converged_if_all_its_parts_have() -> None:
-    """With one step fewer than the slowest part needs, that part and therefore the batch do not converge."""
-    dynamics = build(TINY)
-    theta = dynamics.network.init(np.random.default_rng(0))
-    batch, schedule = samples(7), Alternating(tol=1e-4)
-    steps = [
-        relax(dynamics, theta, part.inputs(dynamics), schedule=schedule).steps
-        for part in (batch[:1], batch[1:3], batch[3:])
-    ]
-    assert min(steps) < max(steps)  # otherwise no part would converge below
-    for fewer, converged in ((0, True), (1, False)):
-        phases = replace(TINY.phases, free_steps=2 * (max(steps) - fewer), schedule=schedule)
-        assert batch_gradient("ep", dynamics, theta, batch, phases, in_thirds).converged is converged
-
-
-def test_two_workers_equal_one() -> None:
-    """Test real processes. Float32 sums of 7 terms have another order, at a gradient of about 0.1."""
-    dynamics = build(TINY)
-    theta = dynamics.network.init(np.random.default_rng(0))
-    phases = without_tol(TINY)
-    answers = []
-    for workers in (1, 2):
-        with parallel(workers) as run:
-            seven = batch_gradient("ep", dynamics, theta, samples(7), phases, run)
-            one = batch_gradient("ep", dynamics, theta, samples(1), phases, run)  # fewer than two workers
-            answers.append((seven, one, evaluate(phases, dynamics, theta, samples(30), run)))
-    for a, b in zip(*(answer[:2] for answer in answers), strict=True):
-        for name in theta:
-            np.testing.assert_allclose(a.gradient[name], b.gradient[name], rtol=0, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(a.output, b.output, rtol=0, atol=1e-5)
-        assert (a.steps, a.converged) == (b.steps, b.converged)
-    assert answers[0][2] == answers[1][2]
-
-
-@pytest.mark.parametrize("kind", DYNAMICS)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_dynamics_can_be_sent_to_a_worker(activation: str, kind: str) -> None:
-    dynamics = build(replace(TINY, activation=activation, dynamics=kind))
-    assert pickle.loads(pickle.dumps(dynamics)) == dynamics
-
-
-def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "ProcessPoolExecutor", None)
-    with parallel(1) as run:
-        assert run(lambda part, a: (len(part), a), samples(3), "a") == [(3, "a")]
-
-
-def blas_threads(part: Samples) -> set[int]:
-    """Return the numbers of threads that the loaded BLAS libraries may use in this process."""
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_each_worker_has_one_blas_thread(workers: int) -> None:
-    with threadpool_limits(2, "blas"):
-        before = blas_threads(samples(2))
-        with parallel(workers) as run:
-            assert run(blas_threads, samples(4)) == workers * [{1}]
-        assert blas_threads(samples(2)) == before == {2}
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_workers_leave_ctrl_c_to_their_parent() -> None:
-    with ProcessPoolExecutor(1, initializer=training.begin_worker) as pool:
-        assert pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
-
-
-# --- evaluation
-
-
-@pytest.mark.parametrize("size", [1, 4, 5, 11])
-@pytest.mark.parametrize("run", [whole, in_thirds], ids=["whole", "in thirds"])
-def test_evaluate_counts_every_sample_once(size: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last chunk may be smaller than the others."""
-    monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
-    dynamics, data = build(TINY), samples(size)
-    theta = dynamics.network.init(np.random.default_rng(1))
-    phases = without_tol(TINY)
-    steps = phases.schedule.steps(phases.free_steps)
-    free = relax(dynamics, theta, data.inputs(dynamics), None, steps, schedule=phases.schedule)
-    wrong = free.state[-1].argmax(axis=1) != data.labels
-    lengths = []
-
-    def counting(function: Callable[..., int], part: Samples, *arguments: Any) -> list[int]:
-        lengths.append(len(part))
-        return run(function, part, *arguments) if len(part) > 3 else whole(function, part, *arguments)
-
-    assert evaluate(phases, dynamics, theta, data, counting) == pytest.approx(100 * wrong.mean())
-    assert sum(lengths) == size
-    assert max(lengths) <= 4
-
-
-def test_the_error_is_that_of_the_labels() -> None:
-    dynamics, data = build(TINY), samples(40)
-    theta = dynamics.network.init(np.random.default_rng(1))
-    phases = without_tol(TINY)
-    free = relax(dynamics, theta, data.inputs(dynamics), None, 6, schedule=phases.schedule)
-    told = Samples(data.images, free.state[-1].argmax(axis=1).astype(np.uint8))
-    wrong = Samples(data.images, (told.labels + 1) % CLASSES)
-    assert evaluate(phases, dynamics, theta, told, whole) == 0
-    assert evaluate(phases, dynamics, theta, wrong, whole) == 100
+def test_training_and_validation_errors_are_those_of_their_data() -> None:
+    """The labels of the validation data are wrong on purpose."""
+    X, y = band(18)
+    progress = Form().fit(epochs=6, validation=(X, (y + 1) % CLASSES))
+    assert progress.history["train_error"][-1] == 0
+    assert progress.history["validation_error"][-1] == 100
 
 
 # --- epochs
 
 
-def naive_training(
-    experiment: Experiment, data: Samples, seed: int
-) -> tuple[Theta, list[float], list[float], list[float]]:
-    """Train as `train` does, without its hooks and counters.
-
-    Returns θ, and for each epoch its training error, its mean steps and its share of converged batches.
-    """
-    rng = np.random.default_rng(seed)
-    dynamics = build(experiment)
-    theta = dynamics.network.init(rng, psi=experiment.angle)
-    errors, steps, shares = [], [], []
-    rule = RULES[experiment.rule].fastest(dynamics.network)
-    for epoch in range(experiment.epochs):
-        order = rng.permutation(len(data))
+def naive_training(form: Form, size: int, epochs: int) -> tuple[Theta, dict[str, list[float]]]:
+    """Train as `fit` does, without its counters and checks; return θ and the history."""
+    rng = np.random.default_rng(5)
+    network = form.dynamics.network
+    theta = network.init(rng)
+    (X, y), optimizer = band(size), form.optimizer
+    state = optimizer.init(theta)
+    history: dict[str, list[float]] = {"train_error": [], "steps": [], "converged": []}
+    rule = learning_rule(form.rule).fastest(network)
+    for epoch in range(epochs):
+        order = rng.permutation(size)
         wrong, taken, converged = 0, [], []
-        for start in range(0, len(data), experiment.batch_size):
-            batch = data[order[start : start + experiment.batch_size]]
-            if experiment.augment:
-                batch = batch.shifted(experiment.augment, rng)
-            rates = experiment.rates(dynamics.network, epoch)
-            phases = replace(experiment.phases.draw(rng), learning_rates=rates)
-            update = rule(dynamics, theta, batch.inputs(dynamics), batch.targets(dynamics), phases)
-            for name in theta:
-                theta[name] = theta[name] - rates[name] * update.gradient[name]
-            wrong += int((update.free.state[-1].argmax(axis=1) != batch.labels).sum())
+        factor = form.rate_schedule(epoch) if form.rate_schedule else 1.0
+        phases = form.phases
+        if isinstance(optimizer, eq.SGD):
+            phases = replace(phases, learning_rates=optimizer.rates(theta, factor))
+        for start in range(0, size, 4):
+            chosen = order[start : start + 4]
+            x = form.transform(X[chosen], rng) if form.transform else X[chosen]
+            x = x.reshape(-1, *network.shapes[0]).astype(np.float32) / np.float32(255)
+            target = np.eye(CLASSES, dtype=np.float32)[y[chosen]]
+            update = rule(form.dynamics, theta, x, target, phases.draw(rng))
+            wrong += int((update.free.state[-1].argmax(axis=1) != y[chosen]).sum())
             taken.append(update.free.steps)
             converged.append(update.free.converged)
-        errors.append(100 * wrong / len(data))
-        steps.append(float(np.mean(taken)))
-        shares.append(float(np.mean(converged)))
-    return theta, errors, steps, shares
+            theta, state = optimizer.step(theta, update.gradient, state, factor)
+        history["train_error"].append(100 * wrong / size)
+        history["steps"].append(float(np.mean(taken)))
+        history["converged"].append(float(np.mean(converged)))
+    return theta, history
 
 
 @forms
-def test_training_equals_the_naive_loop(experiment: Experiment) -> None:
+def test_training_equals_the_naive_loop(form: Form) -> None:
     """Bit for bit, over epochs whose last batch is smaller."""
-    data, test = samples(18), samples(10, seed=1)
-    dynamics = build(experiment)
-    progress = Progress.begin(experiment, dynamics, 5)
-    assert train(experiment, dynamics, data, test, progress)
-    theta, errors, steps, shares = naive_training(experiment, data, 5)
+    progress = form.fit()
+    theta, history = naive_training(form, 18, 2)
     assert_same(progress.theta, theta)
-    assert [record["train_error"] for record in progress.history] == errors
-    assert [record["free_steps"] for record in progress.history] == steps
-    assert [record["converged"] for record in progress.history] == shares
-    assert [record["epoch"] for record in progress.history] == [1, 2]
-    error = evaluate(experiment.phases, dynamics, theta, test, whole)
-    assert progress.history[-1]["test_error"] == error
+    assert {name: progress.history[name] for name in history} == history
+    error = eq.error_rate(form.dynamics, theta, *band(7, seed=1), phases=form.phases)
+    assert progress.history["validation_error"][-1] == error
     counters = progress.epoch, progress.batch, progress.errors, progress.steps, progress.converged
     assert counters == (2, 0, 0, 0, 0)
-    assert progress.history[0]["seconds"] <= progress.history[1]["seconds"] <= progress.seconds + 0.005
+    first, second = progress.history["seconds"]
+    assert 0 <= first <= second <= progress.seconds + 0.005
+
+
+@forms
+def test_the_history_consists_of_lists_of_floats(form: Form) -> None:
+    progress = form.fit()
+    names = {"train_error", "validation_error", "seconds", "steps", "converged"}
+    assert progress.history.keys() == names | (set() if form.dynamics.network.tied else {"weight_angle"})
+    for values in progress.history.values():
+        assert type(values) is list
+        assert [type(value) for value in values] == [float, float]
+    assert [record["epoch"] for record in progress.records] == [1, 2]
+    assert progress.records[1]["train_error"] == progress.history["train_error"][1]
+    json.dumps(progress.history)
 
 
 def test_it_learns() -> None:
-    dynamics, test = build(TINY), samples(60, seed=1)
-    progress = Progress.begin(TINY, dynamics, 0)
-    assert evaluate(TINY.phases, dynamics, progress.theta, test, whole) > 50
-    train(TINY, dynamics, samples(60), test, progress)
-    assert progress.history[-1]["test_error"] < 5
+    X, y = band(60)
+    progress = Form().fit(size=60, epochs=2, validation=band(60, seed=1))
+    assert progress.history["validation_error"][-1] < 5
+    assert eq.error_rate(PLAIN, progress.theta, X, y) < 5
 
 
-def test_hooks_see_every_batch_and_epoch() -> None:
-    dynamics = build(TINY)
-    progress = Progress.begin(TINY, dynamics, 0)
-    batches, epochs = [], []
+def test_the_samples_have_another_order_in_each_epoch() -> None:
+    X, y, seen = np.random.default_rng(0).random((12, 4)), np.arange(12) % 3, []
 
-    def on_batch(p: Progress) -> bool:
-        batches.append((p.epoch, p.batch))
-        return False
+    def rule(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        seen.extend(int(np.flatnonzero((row == X).all(axis=1))[0]) for row in x)
+        return eq.ep(dynamics, theta, x, y, phases)
 
-    train(
-        TINY, dynamics, samples(10), samples(3), progress,
-        on_batch=on_batch, on_epoch=lambda p: epochs.append((p.epoch, p.batch, len(p.history))),
-    )  # fmt: skip
+    eq.fit(TINY, X, y, phases=PHASES, rule=rule, epochs=3, batch_size=5)
+    epochs = [tuple(seen[k : k + 12]) for k in (0, 12, 24)]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({*epochs, tuple(range(12))}) == 4
+
+
+def test_the_arrays_of_the_caller_are_not_changed() -> None:
+    X, y = band(18)
+    kept = X.copy(), y.copy()
+    eq.fit(PLAIN, X, y, phases=PHASES, epochs=1, transform=lambda x, rng: np.multiply(x, 0, out=x))
+    np.testing.assert_array_equal(X, kept[0])
+    np.testing.assert_array_equal(y, kept[1])
+
+
+# --- callbacks
+
+
+def test_callbacks_see_every_batch_and_epoch() -> None:
+    batches: list[Any] = []
+    epochs: list[Any] = []
+    Form().fit(
+        size=10,
+        on_batch=lambda p: batches.append((p.epoch, p.batch)),
+        on_epoch=lambda p: epochs.append((p.epoch, p.batch, len(p.history["train_error"]))),
+    )
     assert batches == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
     assert epochs == [(1, 0, 1), (2, 0, 2)]
 
 
-def test_a_finished_run_is_not_changed() -> None:
-    dynamics = build(TINY)
-    progress = Progress.begin(TINY, dynamics, 0)
-    train(TINY, dynamics, samples(10), samples(3), progress)
-    before = pickle.dumps(progress)
-    assert train(TINY, dynamics, samples(10), samples(3), progress)
-    assert pickle.dumps(progress) == before
+@pytest.mark.parametrize("answer", [True, np.True_])
+def test_a_callback_that_returns_true_stops_training(answer: Any) -> None:
+    progress = Form().fit(on_batch=lambda p: answer if p.batch == 2 else None)
+    assert (progress.epoch, progress.batch) == (0, 2)
+    progress = Form().fit(epochs=9, on_epoch=lambda p: answer if p.epoch == 3 else False)
+    assert (progress.epoch, progress.batch) == (3, 0)
 
 
-@forms
-@pytest.mark.parametrize("stop", range(1, 10))
-def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experiment, stop: int) -> None:
-    """Bit for bit, after any number of the 2 × 5 batches. A pickle replaces the checkpoint here."""
-    dynamics, data, test = build(experiment), samples(18), samples(6, seed=1)
-    through = Progress.begin(experiment, dynamics, 3)
-    train(experiment, dynamics, data, test, through)
+@pytest.mark.parametrize("answer", [None, False, 1, "yes", np.ones(2)])
+def test_another_answer_does_not_stop_training(answer: Any) -> None:
+    """A function such as ``file.write`` returns a number."""
+    assert Form().fit(on_batch=lambda p: answer, on_epoch=lambda p: answer).epoch == 2
 
+
+def test_a_callback_can_keep_the_best_parameters() -> None:
+    """The parameters are replaced and not changed in place."""
+    kept: list[Any] = []
+    Form().fit(on_batch=lambda p: kept.append((p.theta, {n: w.copy() for n, w in p.theta.items()})))
+    for theta, copy in kept:
+        assert_same(theta, copy)
+
+
+# --- resuming
+
+
+def stopped(form: Form, stop: int, **settings: Any) -> Progress:
+    """Return the progress after so many batches."""
     count = 0
 
     def on_batch(progress: Progress) -> bool:
@@ -403,148 +542,545 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(experiment: Experimen
         count += 1
         return count == stop
 
-    progress = Progress.begin(experiment, dynamics, 3)
-    assert not train(experiment, dynamics, data, test, progress, on_batch=on_batch)
-    assert count == stop
-    progress = pickle.loads(pickle.dumps(progress))
-    assert train(experiment, dynamics, data, test, progress)
-    assert_same(progress.theta, through.theta)
-    assert progress.rng.bit_generator.state == through.rng.bit_generator.state
-    for one, two in zip(progress.history, through.history, strict=True):
-        assert one | {"seconds": 0} == two | {"seconds": 0}
+    return form.fit(on_batch=on_batch, **settings)
 
 
-# --- the share of converged free phases
+@forms
+def test_stopped_anywhere_saved_and_resumed_equals_uninterrupted(form: Form, tmp_path: Path) -> None:
+    """Bit for bit, after any number of the 2 × 5 batches."""
+    through = form.fit()
+    for stop in range(1, 10):
+        progress = stopped(form, stop)
+        assert (progress.epoch, progress.batch) == divmod(stop, 5) if stop != 5 else progress.batch == 5
+        progress.save(tmp_path / "run.npz")
+        loaded = Progress.load(tmp_path / "run.npz")
+        assert_same_run(loaded, progress)
+        assert loaded.epoch_start == progress.epoch_start
+        assert_same_run(form.fit(progress=loaded), through)
 
 
-def trained(experiment: Experiment, size: int = 18) -> Progress:
-    """Return the progress of a finished run."""
-    dynamics = build(experiment)
-    progress = Progress.begin(experiment, dynamics, 0)
-    train(experiment, dynamics, samples(size), samples(3), progress)
-    return progress
+def test_a_shared_rule_resumes_to_the_bit(tmp_path: Path) -> None:
+    form = FORMS["momentum, augmented"]
+    with eq.share(eq.ep, 2) as rule:
+        through = form.fit(rule=rule)
+        stopped(form, 3, rule=rule).save(tmp_path / "run.npz")
+    with eq.share(eq.ep, 2) as rule:
+        assert_same_run(form.fit(rule=rule, progress=Progress.load(tmp_path / "run.npz")), through)
+
+
+def test_a_finished_run_is_not_changed() -> None:
+    progress = Form().fit()
+    before = pickle.dumps(progress)
+    Form().fit(progress=progress)
+    assert pickle.dumps(progress) == before
+
+
+@forms
+def test_more_epochs_go_on_where_fewer_ended(form: Form) -> None:
+    short = form.fit(epochs=1)
+    assert_same_run(form.fit(epochs=3, progress=short), form.fit(epochs=3))
+
+
+def test_a_seed_determines_the_run() -> None:
+    one, two, other = (Form().fit(seed=seed) for seed in (1, 1, 2))
+    assert_same_run(one, two)
+    assert not np.array_equal(one.theta["w0-1"], other.theta["w0-1"])
+    begun = Progress.begin(CHAIN, Form().optimizer, 1)
+    assert begun.epoch_start == begun.rng.bit_generator.state
+    assert_same_run(Form().fit(progress=begun), one)
+
+
+def test_a_progress_of_another_run_is_refused() -> None:
+    progress = stopped(Form(), 3)
+    for settings, message in (
+        ({"size": 6}, "the progress has 3 batches of an epoch, but 6 samples have fewer batches of 4"),
+        ({"optimizer": eq.Adam(0.1)}, "the state of another optimizer than Adam"),
+        ({"optimizer": eq.SGD(0.1, 0.9)}, "the state of another optimizer than SGD"),
+        ({"dynamics": eq.DiscreteTime(eq.chain([PIXELS, 4, CLASSES]))}, r"theta\['w0-1'\] must have shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Form().fit(progress=progress, **settings)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other", "pickle", "npy", "empty"])
+def test_a_damaged_file_gives_one_sentence(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.npz"
+    progress = FORMS["Adam, random sign"].fit()
+    progress.save(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    contents = {
+        "truncated": [whole[:n] for n in rng.integers(1, len(whole), 25)],
+        "flipped": [
+            whole[:n] + bytes([whole[n] ^ flip]) + whole[n + 1 :]
+            for n in (*rng.integers(0, len(whole), 40), *range(len(whole) - 22, len(whole)))
+            for flip in (1, 255)
+        ],
+        "other": [b"no such file", b"PK\x03\x04" + b"0" * 99],
+        "pickle": [pickle.dumps({"theta": 1})],
+        "empty": [b""],
+    }
+    if damage == "npy":
+        np.save(path.with_suffix(".npy"), np.ones(3))
+        contents["npy"] = [path.with_suffix(".npy").read_bytes()]
+    for content in contents[damage]:
+        path.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                loaded = Progress.load(path)
+            except ValueError as error:
+                assert str(error).startswith(f"{path} is damaged or not a training state (")
+                assert "\n" not in str(error)
+            else:  # the byte is one that nothing reads, such as a time in the archive
+                assert damage == "flipped"
+                assert_same_run(loaded, progress)
+
+
+def test_a_missing_file_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Progress.load(tmp_path / "none.npz")
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run.npz"
+    Form().fit().save(path)
+    before = path.read_bytes()
+
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"PK")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="no space"):
+        Form().fit().save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- interrupts
+
+
+def interrupting(count: int, files: tuple[str, ...]) -> Callable[[Any, str, Any], Any]:
+    """Return a trace function that raises KeyboardInterrupt at the count-th line of these modules."""
+    left = count
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        if event in ("line", "return"):
+            left -= 1
+            if left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("name", ["momentum, augmented", "Adam, random sign"])
+def test_an_interrupt_at_any_line_loses_no_complete_batch(name: str) -> None:
+    """KeyboardInterrupt is raised at many lines of training and of the optimizer, also within a step."""
+    form = FORMS[name]
+    through = form.fit(size=9)
+    files = ("eqprop_np/training.py", "eqprop_np/optimizers.py")
+    random_lines = random.Random(0)
+    stops = set()
+    for _ in range(60):
+        progress = Progress.begin(CHAIN, form.optimizer, 5)
+        sys.settrace(interrupting(random_lines.randint(250, 1200), files))
+        try:
+            form.fit(size=9, progress=progress)
+        except KeyboardInterrupt:
+            stops.add((progress.epoch, progress.batch))
+        finally:
+            sys.settrace(None)
+        assert_same_run(form.fit(size=9, progress=progress), through)
+    assert len(stops) > 4
+
+
+SCRIPT = """
+import sys
+import numpy as np
+import eqprop_np as eq
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+path = Path(sys.argv[1])
+rng = np.random.default_rng(0)
+X, y = rng.random((60, 6, 5), np.float32), np.arange(60) % 3
+dynamics, optimizer = eq.DiscreteTime(eq.chain([30, 8, 3])), eq.Adam(0.01)
+phases = eq.Phases(12, 4, beta=0.1, estimate="random-sign")
+if path.exists():
+    progress = eq.Progress.load(path)
+else:
+    progress = eq.Progress.begin(dynamics.network, optimizer)
+print("begun", flush=True)
+eq.fit(
+    dynamics, X, y, phases=phases, optimizer=optimizer, epochs=10, batch_size=4, progress=progress,
+    transform=eq.random_shift(1), on_batch=lambda p: p.save(path), validation=(X[:9], y[:9]),
+)
+progress.save(path)
+"""
+
+
+def killed_and_resumed(directory: Path, kills: int, seed: int) -> tuple[Progress, list[tuple[int, int]]]:
+    """Kill a script so many times at random moments, let it end, and return its progress.
+
+    Also return the epoch and the batch of the file after each kill.
+    """
+    script, path, moments = directory / "script.py", directory / "run.npz", random.Random(seed)
+    script.write_text(SCRIPT)
+    environment = os.environ | {"PYTHONPATH": str(Path(eq.__file__).parents[1])}
+    found = []
+    for _ in range(kills):
+        with subprocess.Popen(
+            [sys.executable, str(script), str(path)], stdout=subprocess.PIPE, env=environment
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.5 / kills))
+            process.kill()
+        if path.exists():
+            progress = Progress.load(path)
+            found.append((progress.epoch, progress.batch))
+    subprocess.run([sys.executable, str(script), str(path)], env=environment, check=True, timeout=60)
+    return Progress.load(path), found
+
+
+def test_a_script_killed_at_random_moments_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    (tmp_path / "through").mkdir()
+    through, _ = killed_and_resumed(tmp_path / "through", 0, 0)
+    resumed, _ = killed_and_resumed(tmp_path, 3, 0)
+    assert (through.epoch, through.batch) == (10, 0)
+    assert_same_run(resumed, through)
+
+
+# --- the progress bar
+
+
+def on_terminal(tmp_path: Path, body: str) -> str:
+    """Return what a script writes to a terminal of 24 × 80 characters."""
+    import fcntl
+    import termios
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np, time\nimport eqprop_np as eq\n"
+        "X, y = np.random.default_rng(0).random((60, 4)), np.arange(60) % 3\n"
+        "dynamics, phases = eq.DiscreteTime(eq.chain([4, 3])), eq.Phases(12, 4, beta=0.1)\n"
+        "settings = dict(phases=phases, batch_size=10, on_batch=lambda p: time.sleep(0.03))\n"
+        "def line(p): print(f'epoch {p.epoch} is complete')\n" + textwrap.dedent(body)
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = os.environ | {"PYTHONPATH": str(Path(eq.__file__).parents[1]), "TERM": "xterm"}
+    written = b""
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        os.close(theirs)
+        while select.select([ours], [], [], 20)[0]:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # Linux, when the other end is closed
+                break
+            if not part:
+                break
+            written += part
+    os.close(ours)
+    assert process.returncode == 0, written.decode()
+    return written.decode()
+
+
+def screen(written: str) -> Iterator[list[str]]:
+    """Yield the lines of the terminal after each carriage return or new line."""
+    lines, column = [""], 0
+    for character in written.replace("\x1b[A", ""):
+        if character == "\n":
+            lines.append("")
+            column = 0
+        elif character == "\r":
+            yield list(lines)
+            column = 0
+        else:
+            lines[-1] = lines[-1][:column].ljust(column) + character + lines[-1][column + 1 :]
+            column += 1
+    yield list(lines)
+
+
+def counts(written: str) -> list[tuple[int, int, int]]:
+    """Return the epoch, the batches done and their total number that the bar showed."""
+    pattern = r"epoch (\d+)/\d+: .*? (\d+)/(\d+) \["
+    return [tuple(map(int, match)) for match in re.findall(pattern, written)]  # type: ignore[misc]
+
+
+def test_the_bar_on_a_terminal_counts_in_every_epoch(tmp_path: Path) -> None:
+    written = on_terminal(tmp_path, "eq.fit(dynamics, X, y, epochs=3, on_epoch=line, **settings)")
+    shown = counts(written)
+    assert {total for *_, total in shown} == {18}
+    for epoch in (1, 2, 3):
+        in_epoch = [done for number, done, _ in shown if number == epoch]
+        assert len(set(in_epoch)) > 1
+        assert 6 * (epoch - 1) <= min(in_epoch) <= max(in_epoch) <= 6 * epoch
+    assert [done for _, done, _ in shown] == sorted(done for _, done, _ in shown)
+    frames = list(screen(written))
+    assert max(len(line) for frame in frames for line in frame) <= 80
+    assert [line.strip() for line in frames[-1] if line.strip()] == [
+        f"epoch {epoch} is complete" for epoch in (1, 2, 3)
+    ]
+
+
+def test_the_bar_of_a_resumed_run_counts_from_where_it_resumes(tmp_path: Path) -> None:
+    written = on_terminal(
+        tmp_path,
+        """
+        stop = lambda p: (p.epoch, p.batch) == (1, 2)
+        progress = eq.fit(
+            dynamics, X, y, phases=phases, batch_size=10, epochs=3, on_batch=stop, show_progress=False
+        )
+        eq.fit(dynamics, X, y, epochs=3, progress=progress, **settings)
+        """,
+    )
+    shown = counts(written)
+    assert {epoch for epoch, *_ in shown} == {2, 3}
+    assert min(done for _, done, _ in shown) == 9
+    assert max(done for _, done, _ in shown) in (17, 18)
+    speeds = [float(speed) for speed in re.findall(r"([\d.]+)batch/s", written)]
+    assert len(speeds) > 1
+    assert max(speeds[1:]) < 40  # a batch takes at least 0.03 s, and the batches before do not count
+
+
+def test_without_a_terminal_nothing_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    eq.fit(TINY, np.eye(4)[:3], [0, 1, 2], phases=PHASES)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("show", [None, True, False])
+def test_the_bar_in_a_notebook_and_on_request(
+    show: bool | None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if show is None:
+        monkeypatch.setitem(sys.modules, "ipykernel", object())  # type: ignore[arg-type]
+    eq.fit(TINY, np.eye(4)[:3], [0, 1, 2], phases=PHASES, show_progress=show)
+    assert ("batch" in capfd.readouterr().err) is (show is not False)
+
+
+def test_without_standard_error_there_is_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program without a console on Windows
+    assert eq.fit(TINY, np.eye(4)[:3], [0, 1, 2], phases=PHASES, epochs=2).epoch == 2
+
+
+# --- the share of converged first phases
 
 
 @pytest.mark.parametrize(
-    "settings, share",
+    "phases, rule, share",
     [
-        ({"free_steps": 1}, 0.0),
-        ({"free_steps": 500}, 1.0),
-        ({"free_steps": 500, "schedule": "synchronous"}, 1.0),
-        ({"free_steps": 500, "rule": "bptt"}, 1.0),
-        ({"free_steps": 500, "workers": 2}, 1.0),
+        (Phases(1, 4, 0.1), eq.ep, 0.0),
+        (Phases(500, 4, 0.1), eq.ep, 1.0),
+        (Phases(500, 4, 0.1, schedule=eq.Synchronous(1e-3)), eq.ep, 1.0),
+        (Phases(500, 4, 0.1), eq.bptt, 1.0),
     ],
-    ids=str,
 )
-def test_a_record_has_the_share_of_converged_free_phases(settings: dict[str, Any], share: float) -> None:
-    progress = trained(replace(TINY, **settings))
-    assert [record["converged"] for record in progress.history] == [share, share]
+def test_a_record_has_the_share_of_converged_first_phases(phases: Phases, rule: Any, share: float) -> None:
+    assert Form(phases=phases, rule=rule).fit().history["converged"] == [share, share]
 
 
 def test_the_share_is_the_number_of_converged_batches_over_all_batches() -> None:
     """The threshold lies between the residuals of the batches, so that some converge and some do not."""
-    dynamics, data = build(TINY), samples(18)
-    still = replace(TINY, epochs=1, learning_rates=(1e-30, 1e-30))  # θ does not change
-    theta = Progress.begin(still, dynamics, 0).theta
-    rng = np.random.default_rng(0)
-    dynamics.network.init(rng)
+    X, y = band(18)
+    samples = check_samples(eq.DiscreteTime(CHAIN), X, y)
+    rng = np.random.default_rng(5)
+    theta = CHAIN.init(rng)
     order = rng.permutation(18)
-    steps = still.phases.schedule.steps(still.free_steps)
     residuals = [
         relax(
-            dynamics, theta, data[order[k : k + 4]].inputs(dynamics), None, steps, schedule=Alternating(tol=0)
+            PLAIN,
+            theta,
+            samples[order[k : k + 4]].inputs(CHAIN, np.float32),
+            None,
+            6,
+            schedule=eq.Alternating(tol=0),
         ).residuals[-1]
         for k in range(0, 18, 4)
     ]
     two = float(np.mean(sorted(residuals)[1:3]))
-    (record,) = trained(replace(still, tol=two)).history
-    assert record["converged"] == 2 / 5
+    phases = replace(PHASES, schedule=eq.Alternating(tol=two))
+    assert Form(phases=phases, optimizer=eq.SGD(0.0)).fit(epochs=1).history["converged"] == [2 / 5]
 
 
-@pytest.mark.parametrize("schedule", ["alternating", "synchronous"])
-def test_without_a_tolerance_no_share_is_recorded(schedule: str) -> None:
-    for record in trained(replace(TINY, schedule=schedule, tol=0.0)).history:
-        assert "converged" not in record
+@pytest.mark.parametrize("schedule", [eq.Alternating(tol=0), eq.Synchronous()], ids=repr)
+def test_without_a_tolerance_no_share_is_recorded(schedule: Any) -> None:
+    assert "converged" not in Form(phases=replace(PHASES, schedule=schedule)).fit().history
 
 
 def test_an_epoch_that_was_not_counted_from_its_start_has_no_share() -> None:
-    """Such a progress comes from the checkpoint of an older version. The next epoch is counted again."""
-    dynamics, data = build(TINY), samples(18)
-    progress = Progress.begin(TINY, dynamics, 0)
-    train(TINY, dynamics, data, data, progress, on_batch=lambda p: p.batch == 2)
+    """Such a progress comes from the file of an older version. The next epoch is counted again."""
+    progress = stopped(Form(), 2)
     progress.converged = None
-    train(TINY, dynamics, data, data, progress)
-    assert ["converged" in record for record in progress.history] == [False, True]
+    Form().fit(progress=progress)
+    assert ["converged" in record for record in progress.records] == [False, True]
 
 
-# --- more epochs, and the beginning
-
-
-def test_more_epochs_go_on_where_fewer_ended() -> None:
-    dynamics, data = build(TINY), samples(10)
-    short, long = Progress.begin(TINY, dynamics, 3), Progress.begin(TINY, dynamics, 3)
-    for epochs in (1, 3):
-        train(replace(TINY, epochs=epochs), dynamics, data, data, short)
-    train(replace(TINY, epochs=3), dynamics, data, data, long)
-    assert_same(short.theta, long.theta)
-    assert len(short.history) == 3
-
-
-def test_a_seed_determines_the_beginning() -> None:
-    dynamics = build(TINY)
-    one, two, other = (Progress.begin(TINY, dynamics, seed) for seed in (1, 1, 2))
-    assert_same(one.theta, two.theta)
-    assert one.epoch_start == two.epoch_start == one.rng.bit_generator.state
-    assert not np.array_equal(one.theta["w0-1"], other.theta["w0-1"])
+def test_a_value_that_an_epoch_lacks_leaves_the_others_in_their_places() -> None:
+    """The first and the third epoch have validation data."""
+    progress = Form().fit(epochs=1)
+    Form().fit(epochs=2, progress=progress, validation=None)
+    Form().fit(epochs=3, progress=progress)
+    assert ["validation_error" in record for record in progress.records] == [True, False, True]
+    assert math.isnan(progress.history["validation_error"][1])
 
 
 # --- divergence
 
 
-def exploding(value: float) -> Callable[[Progress], bool]:
-    """Return a hook that sets a weight to this value after the second batch."""
+def exploding(value: float) -> Callable[[Progress], None]:
+    """Return a callback that sets a weight to this value after the second batch."""
 
-    def on_batch(progress: Progress) -> bool:
+    def on_batch(progress: Progress) -> None:
         if progress.batch == 2:
             progress.theta["w0-1"][0, 0] = value
-        return False
 
     return on_batch
 
 
+WHITE = np.full((18, HEIGHT, WIDTH), 255, np.uint8)  # so that each weight affects every neuron of its layer
+
+
 def test_an_output_that_is_not_finite_stops_training_at_once() -> None:
-    dynamics = build(TINY)
-    progress = Progress.begin(TINY, dynamics, 0)
-    data = samples(18)
-    data.images[:] = 255  # so that this weight affects every neuron of its layer
+    progress = Progress.begin(CHAIN, Form().optimizer)
     with pytest.raises(Diverged, match="the output is not finite in epoch 1, batch 3"):
-        train(TINY, dynamics, data, data, progress, on_batch=exploding(np.nan))
-    assert (progress.epoch, progress.batch, progress.history) == (0, 2, [])
+        eq.fit(
+            PLAIN, WHITE, np.arange(18) % 3, phases=PHASES, optimizer=Form().optimizer, batch_size=4,
+            progress=progress, on_batch=exploding(np.nan),
+        )  # fmt: skip
+    assert (progress.epoch, progress.batch, progress.history) == (0, 2, {})
 
 
 def test_a_parameter_that_is_not_finite_ends_an_epoch_unrecorded() -> None:
     """An infinite weight from a white pixel saturates σ, so the output stays finite."""
-    dynamics = build(TINY)
-    progress = Progress.begin(TINY, dynamics, 0)
-    data = samples(18)
-    data.images[:] = 255
-    epochs = []
+    progress = Progress.begin(CHAIN, Form().optimizer)
+    epochs: list[Any] = []
     with pytest.raises(Diverged, match="parameter w0-1 is not finite after epoch 1, batch 5"):
-        train(
-            TINY, dynamics, data, data, progress,
-            on_batch=exploding(np.inf), on_epoch=epochs.append,
+        eq.fit(
+            PLAIN, WHITE, np.arange(18) % 3, phases=PHASES, optimizer=Form().optimizer, batch_size=4,
+            progress=progress, on_batch=exploding(np.inf), on_epoch=epochs.append,
         )  # fmt: skip
-    assert (progress.epoch, progress.history, epochs) == (0, [], [])
+    assert (progress.epoch, progress.history, epochs) == (0, {}, [])
 
 
 def test_a_stop_reports_divergence_first() -> None:
     """The caller saves the progress after a stop, and must not save parameters that are not finite."""
-    dynamics = build(TINY)
-    progress = Progress.begin(TINY, dynamics, 0)
 
     def on_batch(progress: Progress) -> bool:
         progress.theta["b1"][0] = np.nan
         return True
 
     with pytest.raises(Diverged, match="parameter b1 is not finite after epoch 1, batch 1"):
-        train(TINY, dynamics, samples(18), samples(2), progress, on_batch=on_batch)
+        Form().fit(on_batch=on_batch)
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 11])
+def test_each_sample_is_evaluated_once(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last chunk may be smaller than the others."""
+    monkeypatch.setattr(training, "EVALUATION_BATCH", 4)
+    X, y = band(size)
+    theta = CHAIN.init(np.random.default_rng(1))
+    phases = replace(PHASES, schedule=eq.Alternating(tol=0))
+    x = X.reshape(size, -1).astype(np.float32) / np.float32(255)
+    free = relax(PLAIN, theta, x, None, 6, schedule=phases.schedule)
+    np.testing.assert_allclose(eq.outputs(PLAIN, theta, X, phases), free.state[-1], rtol=0, atol=1e-6)
+    wrong = free.state[-1].argmax(axis=1) != y
+    assert eq.error_rate(PLAIN, theta, X, y, phases) == pytest.approx(100 * wrong.mean())
+
+
+@pytest.mark.parametrize("form", [Form(), FORMS["convolutional, BPTT"], FORMS["real time, augmented"]])
+def test_a_prediction_is_the_largest_output_at_the_steady_state(form: Form) -> None:
+    X, y = band(40, seed=2)
+    theta = form.fit(size=36, epochs=1).theta
+    exact = {name: value.astype(np.float64) for name, value in theta.items()}
+    x = X.reshape(len(X), *form.dynamics.network.shapes[0]) / 255
+    free = relax(form.dynamics, exact, x, None, 5000, schedule=eq.Synchronous(tol=1e-12))
+    assert free.converged
+    np.testing.assert_allclose(eq.outputs(form.dynamics, theta, X), free.state[-1], rtol=0, atol=1e-6)
+    found = eq.predict(form.dynamics, theta, X)
+    assert found.shape == (40,)
+    np.testing.assert_array_equal(found, free.state[-1].argmax(axis=1))
+    wrong = 100 * float(np.mean(found != y))
+    assert eq.error_rate(form.dynamics, theta, X, y) == wrong
+    assert eq.error_rate(form.dynamics, theta, X, np.eye(CLASSES)[y]) == wrong
+    assert eq.error_rate(form.dynamics, theta, X, found) == 0
+    assert eq.error_rate(form.dynamics, theta, X, (found + 1) % CLASSES) == 100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_output_does_not_depend_on_the_other_samples(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    X = (rng.random((300, PIXELS)) * rng.choice([0.01, 1, 5], (300, 1))).astype(dtype)
+    theta = {name: 2 * w for name, w in CHAIN.init(rng, dtype).items()}
+    together = eq.outputs(PLAIN, theta, X)
+    alone = np.concatenate([eq.outputs(PLAIN, theta, x[np.newaxis]) for x in X[:60]])
+    backwards = eq.outputs(PLAIN, theta, X[::-1])[::-1]
+    np.testing.assert_allclose(together[:60], alone, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(together, backwards, rtol=0, atol=1e-6)
+
+
+def test_a_network_with_a_cycle_of_odd_length_can_be_evaluated() -> None:
+    shapes = ((4,), (3,), (3,), (3,))
+    pairs = ((0, 1), (1, 2), (2, 3), (1, 3))
+    network = eq.Network(shapes, tuple(eq.Dense(a, b, shapes[a], shapes[b]) for a, b in pairs))
+    dynamics = eq.DiscreteTime(network)
+    theta = {name: w / 3 for name, w in network.init(np.random.default_rng(0)).items()}
+    assert relax(dynamics, theta, np.eye(4, dtype=np.float32), schedule=eq.Synchronous(1e-4)).converged
+    assert eq.predict(dynamics, theta, np.eye(4)).shape == (4,)
+
+
+def test_a_state_that_does_not_converge_gets_a_warning() -> None:
+    network = eq.chain([2, 2, 2])
+    theta = {"w0-1": np.zeros((2, 2)), "w1-2": 9 * np.array([[1.0, -1], [-1, 1]]), "b1": np.ones(2) / 9}
+    theta["b2"] = theta["b1"]
+    slow = eq.RealTime(network, epsilon=1e-5)
+    with pytest.warns(UserWarning, match="the state did not converge in 1000 steps"):
+        eq.predict(slow, theta, np.eye(2))
+
+
+def test_evaluation_refuses_what_does_not_fit() -> None:
+    theta = CHAIN.init(np.random.default_rng(0))
+    for call, message in (
+        (lambda: eq.predict(CHAIN, theta, NINE), "dynamics must be DiscreteTime"),
+        (lambda: eq.predict(PLAIN, {}, NINE), "theta must have the parameters"),
+        (lambda: eq.predict(PLAIN, theta, NINE[:, :3]), r"X must have shape \(N, 48\), got \(9, 3\)"),
+        (lambda: eq.outputs(PLAIN, theta, NINE * np.nan), "X must be finite"),
+        (lambda: eq.predict(PLAIN, theta, NINE, 30), r"phases must be Phases\(...\), got 30"),
+        (lambda: eq.error_rate(PLAIN, theta, NINE, [0] * 8), "y must have one entry for each of the 9"),
+        (lambda: eq.error_rate(PLAIN, theta, NINE, [3] * 9), "labels must be from 0 to 2"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
+
+
+# --- samples
+
+
+def test_samples_are_cut_like_arrays() -> None:
+    X, y = band(9)
+    data = Samples(X, y)
+    for chosen in (slice(2, 5), slice(-3, None), np.array([4, 0, 4])):
+        part = data[chosen]
+        np.testing.assert_array_equal(part.x, X[chosen])
+        np.testing.assert_array_equal(part.y, y[chosen])
+        assert len(part) == 3
+
+
+def test_inputs_are_from_0_to_1_in_the_shape_of_the_input_layer() -> None:
+    X, y = band(7)
+    X[0, 0, :2] = 0, 255
+    for name, shape in (("plain", (PIXELS,)), ("convolutional, BPTT", (HEIGHT, WIDTH, 1))):
+        x = Samples(X, y).inputs(FORMS[name].dynamics.network, np.float32)
+        assert (x.dtype, x.shape) == (np.float32, (7, *shape))
+        np.testing.assert_array_equal(x.reshape(7, -1), X.reshape(7, -1) / np.float32(255))
+        assert (x.flat[0], x.flat[1]) == (0, 1)

@@ -1,7 +1,12 @@
 """The tutorials run, and print what they say they print.
 
-Each notebook is executed in a fresh kernel. Its texts must be the stored ones, up to 1 % in their
-numbers; of a picture, only that there is one.
+Each notebook is executed in a fresh kernel, with EQPROP_NP_STATIC=1. Its texts must be the stored ones, up to
+1 % in their numbers; of a picture, only that there is one. `lesson.play` then draws the figure of each slider
+at three values.
+
+The exercises of a notebook are executed in two more kernels: once with every true answer in the place of
+its exercise, and without the cells of the answers, so that no check and no later cell can depend on them;
+once with every stored wrong answer. The checks must print "right" and "not yet".
 """
 
 import math
@@ -33,6 +38,16 @@ NAMES = (
     "08-asymmetric-connections",
     "09-training-for-real",
 )
+APPENDIX = "appendix"
+SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_faults`; authors add theirs
+    "01-energy-and-phi",
+    "02-two-phases",
+    "03-nudging",
+    "04-convolution-and-pooling",
+    "05-backprop-through-time",
+    "06-theorem-1",
+}
+MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text
 MAX_BYTES = 1_000_000
 NUMBER = re.compile(r"([-+−]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
@@ -43,14 +58,26 @@ UNWANTED = {  # in the text of an output
     "a default repr": r" at 0x[0-9a-f]+|^\W*Text\(|^\W*<[\w.]*(Axes|Figure|Container|matplotlib)",
 }
 
-PARTS = {  # of the prose
-    "title": r"\A# {}\. \S",
+TITLE = r"\A# {}\. \S"
+FIRST_EDITION_PARTS = {  # of the prose
     "promise": "At the end you will know",
     "exercises": "^## Exercises$",
     "answers": "^## Answers$",
 }
+SECOND_EDITION_PARTS = {  # of the first and of the last cell
+    0: {
+        "promise": r"^\*\*At the end you will know",
+        "reading time": r"\*\*Reading time|[Rr]eading time",
+        "prerequisites": r"[Pp]rerequisites",
+    },
+    -1: {"summary": r"^\*\*Summary"},
+}
+PRIVATE = re.compile(r"(?<![^\s(\[{,=*.:+/@-])_[A-Za-z]\w*")  # not the index in Δ_s
 
 each = pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
+each_second = pytest.mark.parametrize(
+    "path", [TUTORIALS / f"{name}.ipynb" for name in sorted(SECOND_EDITION)], ids=lambda path: path.stem
+)
 
 
 @pytest.fixture(scope="session")
@@ -61,19 +88,37 @@ def environment(session_cache: Path) -> dict[str, str]:
     result |= {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "MKL", "OMP", "VECLIB")}
     result |= {name: str(session_cache / name.lower()) for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR")}
     result["XDG_CACHE_HOME"] = str(session_cache)
-    code = "import matplotlib.font_manager, eqprop_np.datasets as d; d.load('glyphs')"
+    result["EQPROP_NP_STATIC"] = "1"
+    code = (
+        "import matplotlib.font_manager; from eqprop_np.experiments import datasets; datasets.load('glyphs')"
+    )
     subprocess.run([sys.executable, "-c", code], env=result, check=True, capture_output=True)
     return result
 
 
+Executed = dict[tuple[Path, str], Future[NotebookNode]]
+
+
 @pytest.fixture(scope="session")
-def fresh(environment: dict[str, str]) -> Iterator[dict[Path, Future[NotebookNode]]]:
-    """Every notebook executed anew, two at a time."""
+def fresh(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator[Executed]:
+    """The notebooks that the selected tests need, executed anew, two at a time.
+
+    The key is (path, variant). The variant is "stored", or that of `plant`.
+    """
+    needed: dict[tuple[Path, str], None] = {}  # an ordered set
+    for item in request.session.items:
+        parameters = getattr(item, "callspec", None)
+        if parameters and {"path", "fresh"} <= {*parameters.params, *item.fixturenames}:
+            variants = VARIANTS if "variant" in parameters.params else ("stored",)
+            needed |= {(parameters.params["path"], v): None for v in variants}
     with ThreadPoolExecutor(2) as pool:
-        yield {
-            path: pool.submit(execute, nbformat.read(path, as_version=4), environment)
-            for path in sorted(TUTORIALS.glob("*.ipynb"))
-        }
+        yield {key: pool.submit(_execute_variant, *key, environment) for key in needed}
+        pool.shutdown(cancel_futures=True)
+
+
+def _execute_variant(path: Path, variant: str, environment: dict[str, str]) -> NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    return execute(notebook if variant == "stored" else plant(notebook, variant), environment)
 
 
 # ---- the helpers
@@ -132,29 +177,154 @@ def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
     return found
 
 
+def prose_of(notebook: NotebookNode) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def words(notebook: NotebookNode) -> int:
+    """The number of words of the prose, without formulas, tables and the targets of links."""
+    prose = re.sub(r"\$\$.*?\$\$|\$[^$]*\$", "", prose_of(notebook), flags=re.DOTALL)
+    prose = re.sub(r"^\|.*$", "", prose, flags=re.MULTILINE)
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    return sum(1 for word in prose.split() if re.search(r"\w", word))
+
+
 def faults(notebook: NotebookNode, name: str) -> list[str]:
     """What a stored notebook lacks, or has too much of, found without running it."""
-    code, number = code_cells(notebook), int(name[:2])
-    prose = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    found = [
-        f"no {part}" for part, p in PARTS.items() if not re.search(p.format(number), prose, re.MULTILINE)
-    ]
-    if number < len(NAMES) and f"]({NAMES[number]}.ipynb)" not in notebook.cells[-1].source:
-        found.append("no link to the next notebook in the last cell")
+    code = code_cells(notebook)
+    found = []
+    if name != APPENDIX:
+        number = int(name[:2])
+        if not re.search(TITLE.format(number), prose_of(notebook)):
+            found.append("no title")
+        if name in NAMES[:-1] and f"]({NAMES[number]}.ipynb)" not in notebook.cells[-1].source:
+            found.append("no link to the next notebook in the last cell")
+        edition = second_edition_faults if name in SECOND_EDITION else first_edition_faults
+        found += edition(notebook, number)
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         found.append("execution counts are not 1, 2, …")
     if notebook.metadata.keys() - {"kernelspec", "language_info"}:
         found.append("metadata beside kernelspec and language_info")
     if any("sys.path" in cell.source for cell in code):
         found.append("sys.path in a cell")
-    if not all(map(_folded, _after(notebook, "## Answers"))):
-        found.append("an answer that is not folded")
     for output in (output for cell in code for output in cell.outputs):
         if output.output_type == "error" or output.get("name") == "stderr":
             found.append(f"an error: {output}")
     for text in (text for cell in code for text in shown(cell)):
         found += [f"{what}: {text}" for what, p in UNWANTED.items() if re.search(p, text, re.MULTILINE)]
     return found
+
+
+def first_edition_faults(notebook: NotebookNode, number: int) -> list[str]:
+    """What a notebook of the first edition lacks."""
+    prose = prose_of(notebook)
+    parts = FIRST_EDITION_PARTS.items()
+    found = [f"no {part}" for part, pattern in parts if not re.search(pattern, prose, re.MULTILINE)]
+    if not all(map(_folded, _after(notebook, "## Answers"))):
+        found.append("an answer that is not folded")
+    return found
+
+
+def second_edition_faults(notebook: NotebookNode, number: int) -> list[str]:
+    """What a notebook of the second edition lacks, or has too much of."""
+    found = []
+    for k, parts in SECOND_EDITION_PARTS.items():
+        source = notebook.cells[k].source
+        found += [f"no {part}" for part, p in parts.items() if not re.search(p, source, re.MULTILINE)]
+    if words(notebook) > MAX_WORDS:
+        found.append(f"{words(notebook)} words of prose, more than {MAX_WORDS}")
+    if re.search("^#+ (Exercises|Answers)", prose_of(notebook), re.MULTILINE):
+        found.append("a section of exercises or answers: they stand in the flow")
+    for cell in code_cells(notebook):
+        for text in (cell.source, *shown(cell)):
+            found += [f"a private name: {name}" for name in PRIVATE.findall(text)]
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        if folded and not {"answer", "hide-cell"} & _tags(cell):
+            found.append("a folded cell without a tag")
+        if "hide-cell" in _tags(cell) and not folded:
+            found.append('a cell with the tag "hide-cell" that is not folded')
+    return found + exercise_faults(notebook, number) + figure_faults(notebook, number)
+
+
+def exercise_faults(notebook: NotebookNode, number: int) -> list[str]:
+    """What is wrong with the exercises: each is a text, a stub, a check and a folded answer."""
+    found = []
+    titles = re.findall(r"^\*\*Exercise (\d+)\.(\d+)", prose_of(notebook), re.MULTILINE)
+    if titles != [(str(number), str(k)) for k in range(1, len(titles) + 1)]:
+        found.append(f"exercises are not numbered {number}.1, {number}.2, …")
+    if len(titles) < 2:
+        found.append("fewer than two exercises")
+    kinds = [_tags(cell) & {"exercise", "check", "answer"} for cell in notebook.cells]
+    starts = [k for k, kind in enumerate(kinds) if kind == {"exercise"}]
+    complete = [k for k in starts if kinds[k : k + 3] == [{"exercise"}, {"check"}, {"answer"}]]
+    if starts != complete or sum(map(bool, kinds)) != 3 * len(titles) or len(starts) != len(titles):
+        return [*found, "an exercise that is not a text, then a stub, a check and an answer"]
+    for k in starts:
+        text, stub, check, answer = notebook.cells[k - 1 : k + 3]
+        if not re.search(r"^\*\*Exercise \d", text.source, re.MULTILINE):
+            found.append("an exercise without its text before it")
+        if not stub.metadata.get("wrong"):
+            found.append("an exercise without a wrong answer")
+        if not re.search(r"^@lesson\.check$", check.source, re.MULTILINE):
+            found.append("a check without @lesson.check")
+        if "".join(shown(check))[:7] != "not yet":
+            found.append("a check that does not print 'not yet' for its stub")
+        if answer.metadata.get("jupyter") != {"source_hidden": True, "outputs_hidden": True}:
+            found.append("an answer that is not folded with its outputs")
+    return found
+
+
+def figure_faults(notebook: NotebookNode, number: int) -> list[str]:
+    """What is wrong with the figures: each has a caption, and each slider a question before it."""
+    found = []
+    captions = re.findall(r"^\*Figure (\d+)\.(\d+)", prose_of(notebook), re.MULTILINE)
+    if captions != [(str(number), str(k)) for k in range(1, len(captions) + 1)]:
+        found.append(f"figures are not numbered {number}.1, {number}.2, …")
+    pictures = [c for c in code_cells(notebook) if "(picture)" in shown(c) and "answer" not in _tags(c)]
+    if len(captions) < len(pictures):
+        found.append(f"figures without a caption: {len(pictures)} with a picture, {len(captions)} captions")
+    before = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            before = cell.source
+        elif "lesson.play(" in cell.source and not re.search("[Ww]hat do you expect", before):
+            found.append("a slider without a question before it")
+    return found
+
+
+def _tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+# ---- the exercises
+
+VARIANTS = ("right", "wrong")
+
+
+def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
+    """The notebook with every exercise answered: with its true answer, or with its wrong one.
+
+    With the true answers, the cells of the answers are left out. With the wrong ones, so are the cells after
+    the last check, which show nothing about the checks.
+    """
+    planted = deepcopy(notebook)
+    answer = ""
+    for cell in reversed(planted.cells):
+        if "answer" in _tags(cell):
+            answer = cell.source
+        elif "exercise" in _tags(cell):
+            cell.source = answer if variant == "right" else cell.metadata["wrong"]
+    if variant == "right":
+        planted.cells = [cell for cell in planted.cells if "answer" not in _tags(cell)]
+    else:
+        last = max(k for k, cell in enumerate(planted.cells) if "check" in _tags(cell))
+        planted.cells = planted.cells[: last + 1]
+    return planted
+
+
+def verdicts(notebook: NotebookNode) -> list[str]:
+    """What the checks of an executed notebook print."""
+    return ["".join(shown(cell)).strip() for cell in code_cells(notebook) if "check" in _tags(cell)]
 
 
 def _after(notebook: NotebookNode, heading: str) -> list[NotebookNode]:
@@ -173,12 +343,13 @@ def _folded(cell: NotebookNode) -> bool:
 
 
 def test_all_are_there() -> None:
-    assert tuple(path.stem for path in sorted(TUTORIALS.glob("*.ipynb"))) == NAMES
+    assert tuple(path.stem for path in sorted(TUTORIALS.glob("*.ipynb"))) == (*NAMES, APPENDIX)
+    assert set(NAMES) >= SECOND_EDITION
 
 
 def test_the_list_has_all() -> None:
     readme = (TUTORIALS / "README.md").read_text()
-    assert re.findall(r"^\| (\d) \| \[.+?\]\((.+?)\.ipynb\)", readme, re.MULTILINE) == [
+    assert re.findall(r"^\| (\d+) \| \[.+?\]\((.+?)\.ipynb\)", readme, re.MULTILINE) == [
         (str(number), name) for number, name in enumerate(NAMES, start=1)
     ]
 
@@ -201,10 +372,21 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @each
-def test_runs_and_shows_what_is_stored(path: Path, fresh: dict[Path, Future[NotebookNode]]) -> None:
-    executed = fresh[path].result()
+def test_runs_and_shows_what_is_stored(path: Path, fresh: Executed) -> None:
+    executed = fresh[path, "stored"].result()
     assert faults(executed, path.stem) == []
     assert differences(nbformat.read(path, as_version=4), executed) == []
+
+
+@each_second
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_check_knows_a_right_answer_from_a_wrong_one(path: Path, variant: str, fresh: Executed) -> None:
+    found = verdicts(fresh[path, variant].result())
+    assert len(found) >= 2
+    if variant == "right":
+        assert found == ["right"] * len(found)
+    else:
+        assert all(text.startswith("not yet: ") for text in found), found
 
 
 # ---- and what finds a fault in them does so
@@ -244,28 +426,71 @@ def test_not_the_same(stored: str, fresh: str) -> None:
     assert not same(fresh, stored)
 
 
-def example() -> NotebookNode:
-    """A first notebook without a fault."""
-    picture = new_output("display_data", {"image/png": "", "text/plain": "<Figure size 630x270 with 1 Axes>"})
-    printed = [new_output("stream", text="1.0\n"), new_output("stream", text="2.0\n"), picture]
+PICTURE = new_output("display_data", {"image/png": "", "text/plain": "<Figure size 630x270 with 1 Axes>"})
+
+
+def first_edition() -> NotebookNode:
+    """A notebook of the first edition without a fault."""
+    printed = [new_output("stream", text="1.0\n"), new_output("stream", text="2.0\n"), PICTURE]
     result = new_output("execute_result", {"text/plain": "3"}, execution_count=2)
     folded = {"jupyter": {"source_hidden": True}, "tags": ["answer"]}
     return new_notebook(
         cells=[
-            new_markdown_cell("# 1. Φ\n\n**At the end you will know**"),
+            new_markdown_cell("# 3. Φ\n\n**At the end you will know**"),
             new_code_cell("print(1.0); print(2.0); plt.show()", execution_count=1, outputs=printed),
             new_markdown_cell("## Exercises"),
             new_markdown_cell("## Answers"),
             new_code_cell("3", execution_count=2, outputs=[result], metadata=folded),
-            new_markdown_cell(f"[next]({NAMES[1]}.ipynb)"),
+            new_markdown_cell(f"[next]({NAMES[3]}.ipynb)"),
         ]
     )
 
 
-def test_the_example_has_no_fault() -> None:
-    assert faults(example(), NAMES[0]) == []
-    assert differences(example(), example()) == []
-    assert shown(example().cells[1]) == ["1.0\n2.0\n", "(picture)"]
+def example() -> NotebookNode:
+    """A notebook of the second edition without a fault. It can be executed."""
+    cells = [
+        new_markdown_cell(
+            "# 1. Φ\n\n**At the end you will know**\n\n**Reading time** 1 minute. **Prerequisites** none."
+        ),
+        new_code_cell("import lesson"),
+        new_markdown_cell("**What do you expect?**"),
+        new_code_cell("lesson.play(draw, w=(0, 2, 1, 1))", outputs=[PICTURE]),
+        new_markdown_cell("*Figure 1.1. A figure.*"),
+    ]
+    for k, (right, wrong) in enumerate((("a = 2", "a = 3"), ("b = a + 2", "b = a")), start=1):
+        name = right[0]
+        cells += [
+            new_markdown_cell(f"**Exercise 1.{k} (predict).** Which number?"),
+            new_code_cell(f"{name} = ...", metadata={"tags": ["exercise"], "wrong": wrong}),
+            new_code_cell(
+                f"@lesson.check\ndef right():\n    assert {name} == {2 * k}, 'no'",
+                metadata={"tags": ["check"]},
+                outputs=[new_output("stream", text="not yet: no\n")],
+            ),
+            new_code_cell(
+                right,
+                metadata={"tags": ["answer"], "jupyter": {"source_hidden": True, "outputs_hidden": True}},
+            ),
+        ]
+    cells.append(new_code_cell("print(b)", outputs=[new_output("stream", text="4\n")]))
+    cells.append(new_markdown_cell(f"**Summary**\n\nIt is so.\n\n[next]({NAMES[1]}.ipynb)"))
+    notebook = new_notebook(cells=cells)
+    for count, cell in enumerate(code_cells(notebook), start=1):
+        cell.execution_count = count
+    return notebook
+
+
+@pytest.mark.parametrize(("make", "name"), [(example, NAMES[0]), (first_edition, NAMES[2])])
+def test_the_example_has_no_fault(
+    make: Callable[[], NotebookNode], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_tutorials.SECOND_EDITION", {NAMES[0]})
+    assert faults(make(), name) == []
+    assert differences(make(), make()) == []
+
+
+def test_shown() -> None:
+    assert shown(first_edition().cells[1]) == ["1.0\n2.0\n", "(picture)"]
 
 
 def printed(text: str, **kind: str) -> Callable[[NotebookNode], None]:
@@ -273,22 +498,34 @@ def printed(text: str, **kind: str) -> Callable[[NotebookNode], None]:
 
 
 def result(text: str) -> Callable[[NotebookNode], None]:
-    return lambda notebook: notebook.cells[4].outputs[0].data.update({"text/plain": text})
+    output = new_output("execute_result", {"text/plain": text}, execution_count=1)
+    return lambda notebook: notebook.cells[1].outputs.append(output)
 
 
-def prose(cell: int, text: str) -> Callable[[NotebookNode], None]:
-    return lambda notebook: notebook.cells[cell].update(source=text)
+def replaced(cell: int, old: str, new: str) -> Callable[[NotebookNode], None]:
+    """Replace a part of a cell's source, which must be there."""
+
+    def replace(notebook: NotebookNode) -> None:
+        assert old in notebook.cells[cell].source
+        notebook.cells[cell].source = notebook.cells[cell].source.replace(old, new)
+
+    return replace
+
+
+def metadata(cell: int, **changes: object) -> Callable[[NotebookNode], None]:
+    return lambda notebook: notebook.cells[cell].metadata.update(changes)
 
 
 PLANTED: dict[str, Callable[[NotebookNode], object]] = {
-    "no title": prose(0, "# Φ: At the end you will know"),
-    "no promise": prose(0, "# 1. Φ"),
-    "no exercises": prose(2, "Exercises"),
-    "no answers": prose(3, "### Answers"),
-    "no link": prose(5, f"[next]({NAMES[2]}.ipynb)"),
-    "execution counts": lambda notebook: notebook.cells[4].update(execution_count=3),
+    "no title": replaced(0, "# 1. Φ", "# Φ"),
+    "no promise": replaced(0, "At the end", "Here"),
+    "no reading time": replaced(0, "Reading time", "Time"),
+    "no prerequisites": replaced(0, "Prerequisites", "Before"),
+    "no summary": replaced(-1, "Summary", "Words"),
+    "no link": replaced(-1, NAMES[1], NAMES[2]),
+    "execution counts": lambda notebook: notebook.cells[3].update(execution_count=3),
     "metadata": lambda notebook: notebook.metadata.update(widgets={}),
-    "sys.path": prose(1, "sys.path.append('..')"),
+    "sys.path": replaced(1, "import lesson", "sys.path.append('..')"),
     "an error": printed("a message", name="stderr"),
     "a path: in": printed("in /home/ann/eqprop"),
     "a path: '": printed("'~/eqprop'"),
@@ -297,7 +534,24 @@ PLANTED: dict[str, Callable[[NotebookNode], object]] = {
     "a default repr: [<": result("[<matplotlib.lines.Line2D at 0x7f>]"),
     "a default repr: Te": result("Text(0.5, 1.0, 'title')"),
     "a default repr: <A": result("<Axes: xlabel='t'>"),
-    "an answer": lambda notebook: notebook.cells[4].metadata.pop("tags"),
+    "a private name: _sh": replaced(3, "draw", "lesson._show"),
+    "a private name: _s": replaced(3, "draw", "_show"),
+    "a private name: _e": printed("    return _euler(s)"),
+    "a section": replaced(4, "*Figure", "## Exercises\n\n*Figure"),
+    "1813 words": replaced(4, "A figure.", "word " * 1778),
+    "a folded cell": metadata(1, jupyter={"source_hidden": True}),
+    "a cell with the tag": metadata(1, tags=["hide-cell"]),
+    "exercises are not numbered": replaced(5, "1.1", "1.3"),
+    "an exercise that is not": metadata(6, tags=[]),
+    "an exercise that": lambda notebook: notebook.cells.insert(8, new_markdown_cell("A hint.")),
+    "an exercise without a wrong": metadata(6, wrong=""),
+    "a check without": replaced(7, "@lesson.check", ""),
+    "a check that": lambda notebook: notebook.cells[7].outputs[0].update(text="right\n"),
+    "an answer that": metadata(8, jupyter={"source_hidden": True}),
+    "an answer": metadata(8, jupyter={"outputs_hidden": True}),
+    "figures are not numbered": replaced(4, "1.1", "1.2"),
+    "figures without": replaced(4, "*Figure 1.1.", "A figure, *"),
+    "a slider": replaced(2, "expect", "know"),
 }
 
 
@@ -309,6 +563,49 @@ def test_a_planted_fault_is_found(fault: str) -> None:
     assert found.startswith(fault)
 
 
+def test_too_few_exercises_are_found() -> None:
+    notebook = example()
+    del notebook.cells[5:9]
+    assert "fewer than two exercises" in faults(notebook, NAMES[0])
+
+
+FIRST_EDITION_PLANTED: dict[str, Callable[[NotebookNode], object]] = {
+    "no promise": replaced(0, "At the end", "Here"),
+    "no exercises": replaced(2, "## ", ""),
+    "no answers": replaced(3, "## ", "### "),
+    "an answer": metadata(4, tags=[]),
+}
+
+
+@pytest.mark.parametrize("fault", FIRST_EDITION_PLANTED)
+def test_a_planted_fault_in_a_notebook_of_the_first_edition_is_found(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("test_tutorials.SECOND_EDITION", {NAMES[0]})
+    notebook = first_edition()
+    FIRST_EDITION_PLANTED[fault](notebook)
+    (found,) = faults(notebook, NAMES[2])
+    assert found.startswith(fault)
+
+
+def test_words() -> None:
+    cells = [
+        new_markdown_cell(
+            "# One two\n\n| not | this |\n|---|---|\n\nthree $a + b$, [four](five.ipynb) — **six**."
+        ),
+        new_markdown_cell("$$c\n= d$$\n\nseven"),
+        new_code_cell("eight"),
+    ]
+    assert words(new_notebook(cells=cells)) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["w_ij", "s_*", "Φ_ε", "∇_s", "x._", "for _ in s", "cost.__name__", "(s)_t", "1_000"]
+)
+def test_no_private_name(text: str) -> None:
+    assert PRIVATE.findall(text) == []
+
+
 def test_an_error_output_is_found() -> None:
     notebook = example()
     notebook.cells[1].outputs.append(new_output("error", ename="ValueError", evalue="", traceback=[]))
@@ -316,23 +613,39 @@ def test_an_error_output_is_found() -> None:
     assert found.startswith("an error")
 
 
+def test_plant() -> None:
+    right, wrong = (plant(example(), variant) for variant in VARIANTS)
+    exercises = [[c.source for c in n.cells if "exercise" in _tags(c)] for n in (right, wrong)]
+    assert exercises == [["a = 2", "b = a + 2"], ["a = 3", "b = a"]]
+    assert [sum("answer" in _tags(c) for c in n.cells) for n in (right, wrong)] == [0, 1]
+
+
+def test_a_check_that_accepts_everything_or_nothing_is_found(environment: dict[str, str]) -> None:
+    notebook = example()
+    notebook.cells[3].source = ""
+    notebook.cells[7].source = "@lesson.check\ndef right():\n    pass"
+    assert verdicts(execute(plant(notebook, "wrong"), environment)) == ["right", "not yet: no"]
+    notebook.cells[7].source = "@lesson.check\ndef right():\n    assert False, 'never'"
+    assert verdicts(execute(plant(notebook, "right"), environment)) == ["not yet: never", "right"]
+
+
 @pytest.mark.parametrize("lost", [0, 1, 2])
 def test_a_lost_output_is_a_difference(lost: int) -> None:
-    stored = example()
+    stored = first_edition()
     del stored.cells[1].outputs[lost]
-    (found,) = differences(stored, example())
+    (found,) = differences(stored, first_edition())
     assert found.startswith("cell 1")
 
 
 def test_the_kernel_works_anew(environment: dict[str, str]) -> None:
     """What is stored counts for nothing: the fresh numbers come from the code, in the kernel's place."""
-    names = "'tutorial.mplstyle'), 'EQPROP_NP_DATA' in os.environ, 21 * 2"
+    names = "'tutorial.mplstyle'), 'EQPROP_NP_DATA' in os.environ, os.environ['EQPROP_NP_STATIC'], 21 * 2"
     lines = ["import os", f"print(os.path.exists({names})"]
     code = new_code_cell(
-        "\n".join(lines), execution_count=1, outputs=[new_output("stream", text="True False 42")]
+        "\n".join(lines), execution_count=1, outputs=[new_output("stream", text="True False 1 42")]
     )
     stored = new_notebook(cells=[code])
     assert differences(stored, execute(stored, environment)) == []
-    code.outputs[0].text = "True False 43"
+    code.outputs[0].text = "True False 1 43"
     (found,) = differences(stored, execute(stored, environment))
-    assert "True False 42" in found
+    assert "True False 1 42" in found

@@ -4,12 +4,19 @@ The plots of a single notebook are functions here too, if their code is long and
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+import eqprop_np as eq
+
+plt.switch_backend(plt.get_backend())  # load it, so that IPython shows a Figure that pyplot did not make
 
 # One colour for one thing in every notebook (Okabe and Ito; distinguishable for the colour-blind).
 COLOURS = {
@@ -66,3 +73,963 @@ def check(test: Callable[[], Any]) -> None:
         print(f"not yet: {error}" if str(error) else f"not yet: {type(error).__name__}")
     else:
         print("right")
+
+
+# ---- the landscape of two neurons, notebooks 1, 2, 3 and 7
+
+Height = Callable[[Any, Any], Any]
+"""A function of (s₁, s₂) that takes arrays, such as an energy."""
+
+REACH = 1.9  # the landscapes show both neurons from −REACH to REACH
+
+
+def pair_energy(s1: Any, s2: Any, w: Any = 1.0, x: float = 0.3) -> Any:
+    """Return the energy E of two neurons with ρ = tanh: x drives s₁, and w joins s₁ and s₂."""
+    rho1, rho2 = np.tanh(s1), np.tanh(s2)
+    return s1**2 / 2 + s2**2 / 2 - x * rho1 - w * rho1 * rho2
+
+
+def slope(height: Height, s1: Any, s2: Any) -> Any:
+    """Return the two partial derivatives of ``height``, by central differences."""
+    h = 1e-6
+    along_1 = (height(s1 + h, s2) - height(s1 - h, s2)) / (2 * h)
+    along_2 = (height(s1, s2 + h) - height(s1, s2 - h)) / (2 * h)
+    return np.array([along_1, along_2])
+
+
+def descend(height: Height, start: Any = (0.0, 0.0), epsilon: float = 0.2, steps: int = 500) -> Any:
+    """Return the path of Euler steps down a height, shape (steps + 1, 2, …).
+
+    Parameters
+    ----------
+    height : callable
+    start : array, shape (2, …)
+        One start or several.
+    epsilon : float
+        The length of a step.
+    steps : int
+    """
+    path = [np.array(start, float)]
+    for _ in range(steps):
+        path.append(path[-1] - epsilon * slope(height, *path[-1]))
+    return np.array(path)
+
+
+def draw_landscape(ax: Axes, height: Height, low: float = -REACH, high: float = REACH) -> None:
+    """Draw the level lines of a height over (s₁, s₂), both from ``low`` to ``high``. Dark is low."""
+    grid = np.meshgrid(*[np.linspace(low, high, 81)] * 2)
+    values = height(*grid)
+    levels = values.min() + np.ptp(values) * np.linspace(0, 1, 19) ** 1.7  # denser near the minima
+    ax.contourf(*grid, values, levels, cmap="Greys_r", vmin=values.min() - 0.8 * np.ptp(values))
+    ax.contour(*grid, values, levels, colors="white", linewidths=0.5, linestyles="solid")
+    ax.set(xlabel="$s_1$", ylabel="$s_2$", aspect="equal", xlim=(low, high), ylim=(low, high))
+
+
+def draw_descent(height: Height, title: str = "") -> Figure:
+    """Draw the motion of two neurons down a landscape from six starts, and its height over time."""
+    figure = Figure(figsize=(7, 3.2))
+    left, right = figure.subplots(1, 2)
+    draw_landscape(left, height)
+    arrows = np.array(np.meshgrid(*[np.linspace(-1.7, 1.7, 11)] * 2))
+    left.quiver(*arrows, *-slope(height, *arrows), color="0.25", width=0.004)
+    starts = np.array([(-1.7, 1.2), (-1.5, -1.6), (0.2, -1.7), (1.7, 1.6), (1.6, -0.7), (-0.6, 1.7)]).T
+    path = descend(height, starts, epsilon=0.02, steps=1500)
+    left.plot(path[:, 0], path[:, 1], color=COLOURS["free"])
+    left.plot(*starts, "o", color=COLOURS["free"], markersize=3)
+    left.plot(*path[-1], "*", color="white", markeredgecolor="black", markersize=12)
+    left.set_title(title)
+    right.plot(0.02 * np.arange(351), height(path[:, 0], path[:, 1])[:351], color=COLOURS["free"])
+    right.set(xlabel="time", ylabel="energy $E$", title="The energy along each line")
+    return figure
+
+
+def draw_two_floors() -> Figure:
+    """Draw s(t) and E(t) of ds/dt = −dE/ds for E = e^(−s) and for E = ½s² − tanh s."""
+    t = np.linspace(0, 40, 401)
+    steady = descend(lambda a, b: a**2 / 2 - np.tanh(a) + 0 * b, epsilon=0.1, steps=400)[:, 0]
+    figure = Figure(figsize=(7, 2.5))
+    for ax, without, with_bowl, label in zip(
+        figure.subplots(1, 2),
+        (np.log1p(t), 1 / (1 + t)),
+        (steady, steady**2 / 2 - np.tanh(steady)),
+        ("state $s$", "energy $E$"),
+        strict=True,
+    ):
+        ax.plot(t, without, color=COLOURS["nudged"], label=r"$E = e^{-s}$")
+        ax.plot(t, with_bowl, color=COLOURS["free"], label=r"$E = \frac{1}{2}s^2 - \tanh s$")
+        ax.set(xlabel="time", ylabel=label)
+        ax.legend()
+    return figure
+
+
+def draw_splits(weights: Any, inputs: Sequence[float] = (0.0, 0.3)) -> Figure:
+    """Draw where the first of two neurons converges from two opposite starts, over the weight w."""
+    figure = Figure(figsize=(7, 2.6))
+    for ax, x in zip(figure.subplots(1, len(inputs), sharey=True), inputs, strict=True):
+        for sign, colour in ((1, COLOURS["free"]), (-1, COLOURS["second"])):
+            start = np.array([np.full_like(weights, 2.0 * sign), 2.0 * sign * np.sign(weights)])
+            end = descend(lambda a, b, x=x: pair_energy(a, b, weights, x), start, steps=3000)[-1, 0]
+            ax.plot(weights, end, ".", color=colour, label=f"from $s_1 = {2 * sign}$")
+        ax.set(xlabel="weight $w$", title=f"$x = {x:g}$")
+    figure.axes[0].set_ylabel("steady state $s_1$")
+    figure.axes[0].legend()
+    return figure
+
+
+def draw_euler(height: Height, epsilon: float, start: Any = (-1.6, 1.3)) -> Figure:
+    """Draw Euler steps of length ``epsilon`` down a landscape, and their distance from the lowest point."""
+    bottom = descend(height, start, epsilon=0.2, steps=1000)[-1]
+    figure = Figure(figsize=(7, 3.2))
+    left, right = figure.subplots(1, 2)
+    draw_landscape(left, height)
+    path = descend(height, start, epsilon, steps=60)
+    left.plot(*path.T, ".-", color=COLOURS["free"], linewidth=0.9)
+    left.plot(*bottom, "*", color="white", markeredgecolor="black", markersize=12)
+    left.set_title(rf"$\varepsilon = {epsilon:g}$")
+    for value, name in ((0.1, "third"), (0.5, "second"), (1.1, "fourth"), (epsilon, "free")):
+        away = np.linalg.norm(descend(height, start, value, steps=60) - bottom, axis=1)
+        away[away < 1e-7] = np.nan  # the steady state is known to about so many digits
+        width = 2 if value == epsilon else 1
+        right.semilogy(away, color=COLOURS[name], linewidth=width, label=rf"$\varepsilon = {value:g}$")
+    right.legend(loc="lower left")
+    right.set(xlabel="step $t$", ylim=(1e-7, 9), title="Distance from the steady state")
+    return figure
+
+
+def draw_settling(activities: Sequence[Sequence[Any]], residuals: Any, times: Sequence[int]) -> Figure:
+    """Draw the activities of each layer as squares of pixels at some times, and the residual of each step.
+
+    Parameters
+    ----------
+    activities : sequence of states, each (ρ(s¹), …, ρ(s^N)) of one sample
+        Sizes of layers must be squares.
+    residuals : sequence of float
+    times : sequence of int
+    """
+    layers = len(activities[0])
+    figure = Figure(figsize=(9.4, 2.7))
+    maps, curve = figure.subfigures(1, 2, width_ratios=[2.8, 1])
+    axes = maps.subplots(layers, len(times))
+    for n, row in enumerate(axes):
+        side = round(np.sqrt(activities[0][n].size))
+        for ax, t in zip(row, times, strict=True):
+            frame = activities[t][n].reshape(side, side)
+            image = ax.imshow(frame, vmin=-0.5, vmax=0.5, cmap="RdBu_r")
+            ax.set(xticks=[], yticks=[])
+            if n == 0:
+                ax.set_title(f"$t = {t}$", loc="center")
+        row[0].set_ylabel(f"layer {n + 1}")
+    maps.colorbar(image, ax=axes, aspect=30, pad=0.02, label="activity ρ(s)", extend="both")
+    ax = curve.subplots()
+    ax.semilogy(range(1, len(residuals) + 1), residuals, color=COLOURS["free"])
+    ax.set(xlabel="step $t$", title="Largest change of a neuron")
+    return figure
+
+
+# ---- E + βℓ of two neurons
+
+
+def nudged_minimum(beta: Any, w: Any = 1.0, x: float = 0.3, target: float = 1.0) -> Any:
+    """Return the minimum of E + βℓ that two neurons reach from the free steady state, shape (2, …).
+
+    The cost is ℓ = ½(s₂ − target)². ``beta`` and ``w`` may be arrays of the same shape.
+    """
+    beta = np.asarray(beta, float)
+    free = descend(lambda a, b: pair_energy(a, b, w, x), np.zeros((2, *np.broadcast(beta, w).shape)))[-1]
+
+    def height(s1: Any, s2: Any) -> Any:
+        return pair_energy(s1, s2, w, x) + beta * (s2 - target) ** 2 / 2
+
+    return descend(height, free)[-1]
+
+
+def draw_sliding_minimum(beta: float, w: float = 1.0, x: float = 0.3, target: float = 1.0) -> Figure:
+    """Draw the landscape E + βℓ with its minimum, and ρ₁ρ₂ of the minimum over β with a secant.
+
+    The slope of the secant between 0 and β is the contrast of Eq. (2) for the weight w; that of the
+    tangent at 0 is minus the derivative of the loss.
+    """
+    free, nudged = nudged_minimum(np.array([0.0, beta]), w, x, target).T
+    betas = np.linspace(-0.2, 2, 67)
+    curve = nudged_minimum(betas, w, x, target)
+    figure = Figure(figsize=(8.4, 3.3))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2, -0.7, 1.7)
+    left.axhline(target, color="black", linestyle=":", linewidth=1)
+    left.text(-0.65, target + 0.07, "target", fontsize=8)
+    left.plot(*curve, color="black", linewidth=1)
+    for point, name in ((free, "free"), (nudged, "nudged")):
+        left.plot(*point, "o", color=COLOURS[name], markersize=7)
+    left.set_title(rf"$E + \beta\ell$ with $\beta = {beta:.2f}$")
+
+    h = 1e-3
+    product = np.prod(np.tanh(curve), axis=0)
+    at_free, at_nudged = np.prod(np.tanh(free)), np.prod(np.tanh(nudged))
+    ends = np.prod(np.tanh(nudged_minimum(np.array([-h, h]), w, x, target)), axis=0)
+    tangent = (ends[1] - ends[0]) / (2 * h)
+    right.plot(betas, product, color="black", linewidth=1, label=r"$\rho_1\rho_2$ at the minimum")
+    near = betas[betas < 0.7]
+    right.plot(
+        near,
+        at_free + tangent * near,
+        "--",
+        color=COLOURS["bptt"],
+        label=f"tangent at 0, slope {tangent:.3f}",
+    )
+    if abs(beta) > h:
+        secant = (at_nudged - at_free) / beta
+        right.plot(
+            [0, beta], [at_free, at_nudged], color=COLOURS["ep"], label=f"contrast, slope {secant:.3f}"
+        )
+    right.plot(0, at_free, "o", color=COLOURS["free"], markersize=7)
+    right.plot(beta, at_nudged, "o", color=COLOURS["nudged"], markersize=7)
+    right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
+    right.legend(loc="lower right")
+    return figure
+
+
+# ---- notebook 2
+
+
+def draw_updates(exact: Any, updates: Any, names: Sequence[str]) -> Figure:
+    """Draw minus the gradient of each parameter as bars, and the updates of EP for some β as marks.
+
+    Parameters
+    ----------
+    exact : dict of ndarray
+        dL/dθ.
+    updates : dict
+        For each label, Δθ as a dict of arrays.
+    names : sequence of str
+        The parameters to draw.
+    """
+    figure = Figure(figsize=(8.4, 2.9))
+    ax = figure.subplots()
+    flat = np.concatenate([exact[name].ravel() for name in names])
+    places = np.arange(len(flat))
+    ax.bar(places, -flat, color="0.82", label=r"$-d\mathcal{L}/d\theta$, finite differences")
+    for (label, update), style in zip(
+        updates.items(), ({"marker": "_", "markersize": 12}, {"marker": "o", "markersize": 4}), strict=False
+    ):
+        values = np.concatenate([update[name].ravel() for name in names])
+        ax.plot(places, values, linestyle="", color=COLOURS["ep"], label=label, **style)
+    ticks = [f"{name}[{','.join(map(str, i))}]" for name in names for i in np.ndindex(exact[name].shape)]
+    ax.set_xticks(places, ticks, rotation=60, ha="right", fontsize=8)
+    ax.axhline(0, color="0.5", linewidth=0.8)
+    ax.set_ylabel("update")
+    ax.legend()
+    return figure
+
+
+PLACES = (((0, 0.5), (0, -0.5)), ((1, 1), (1, 0), (1, -1)), ((2, 0.5), (2, -0.5)))
+
+
+def draw_networks(
+    panels: Sequence[tuple[str, Sequence[Any]]], weights: Sequence[Any], diverging: Any
+) -> Figure:
+    """Draw a network of 2, 3 and 2 neurons several times, with a number in each neuron.
+
+    Parameters
+    ----------
+    panels : sequence of (title, numbers)
+        The numbers in the neurons of each of the three layers.
+    weights : two matrices
+        Drawn as lines: red for positive, blue for negative, thick for large.
+    diverging : sequence of bool
+        For each panel, whether its colours diverge from 0.
+    """
+    figure = Figure(figsize=(3 * len(panels), 2.8))
+    for ax, (title, layers), signed in zip(figure.subplots(1, len(panels)), panels, diverging, strict=True):
+        for n, w in enumerate(weights):
+            for (i, j), value in np.ndenumerate(w):
+                colour = "#b2182b" if value > 0 else "#2166ac"
+                ends = zip(PLACES[n][i], PLACES[n + 1][j], strict=True)
+                ax.plot(*ends, color=colour, linewidth=4 * abs(value), alpha=0.6)
+        values = np.concatenate([np.ravel(layer) for layer in layers])
+        high = np.abs(values).max() if signed else 1.0
+        for place, value in zip((p for layer in PLACES for p in layer), values, strict=True):
+            shade = (value / high + 1) / 2 if signed else 0.7 * np.clip(value, 0, 1)
+            face = plt.get_cmap("RdBu_r" if signed else "YlOrBr")(
+                0.5 + 0.6 * (shade - 0.5) if signed else shade
+            )
+            text = "0" if value == 0 else f"{value:+.2f}" if signed else f"{value:.2f}"
+            ax.plot(*place, "o", color=face, markeredgecolor="0.3", markersize=27, zorder=3)
+            ax.text(*place, text, ha="center", va="center", fontsize=8, zorder=4)
+        ax.set(xlim=(-0.35, 2.35), ylim=(-1.45, 1.4), title=title)
+        ax.axis("off")
+    return figure
+
+
+def draw_training(losses: Any) -> Figure:
+    """Draw the median loss of several seeds over the updates, and the range between the seeds.
+
+    Parameters
+    ----------
+    losses : dict
+        For each label an array (seeds, updates).
+    """
+    figure = Figure(figsize=(6, 2.7))
+    ax = figure.subplots()
+    for (label, values), colour in zip(losses.items(), (COLOURS["free"], COLOURS["second"]), strict=False):
+        ax.semilogy(np.median(values, axis=0), color=colour, label=f"{label}, median of {len(values)} seeds")
+        ax.fill_between(
+            np.arange(values.shape[1]), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
+        )
+    ax.set(xlabel="update", ylabel=r"loss $\mathcal{L}$")
+    ax.legend()
+    return figure
+
+
+# ---- the estimates of notebook 3
+
+ESTIMATES = {
+    "one-sided": (COLOURS["nudged"], "o"),
+    "random sign": (COLOURS["second"], "^"),
+    "centred": (COLOURS["ep"], "s"),
+}
+"""The colour and the marker of each estimate."""
+
+
+def draw_secants(beta: float, w: float = 1.0, x: float = 0.3, target: float = 0.0) -> Figure:
+    """Draw E + βℓ of two neurons with its minimum, and the secants of two estimates over β.
+
+    The curve is ρ₁ρ₂ at the minimum. The one-sided secant ends at 0 and β, the centred one at −β and β.
+    """
+    betas = np.linspace(-0.9, 0.9, 73)
+    curve = nudged_minimum(betas, w, x, target)
+    minimum = nudged_minimum(np.array([-beta, 0, beta, -1e-3, 1e-3]), w, x, target)
+    below, free, above, *near = np.prod(np.tanh(minimum), axis=0)
+    tangent = (near[1] - near[0]) / 2e-3
+    figure = Figure(figsize=(9, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
+
+    draw_landscape(left, lambda a, b: pair_energy(a, b, w, x) + beta * (b - target) ** 2 / 2, -0.5, 1.7)
+    left.axhline(target, color="black", linestyle=":", linewidth=1)
+    left.text(1.55, target + 0.05, "target", fontsize=8, ha="right")
+    left.plot(*curve, color="black", linewidth=1)
+    left.plot(*minimum[:, 1], "o", color=COLOURS["free"], markersize=7, label="free, $s_*$")
+    left.plot(*minimum[:, 2], "o", color=COLOURS["nudged"], markersize=7, label=r"nudged, $s_*^\beta$")
+    left.legend(loc="lower right")
+    left.set_title(rf"$E + \beta\ell$ with $\beta = {beta:.1f}$")
+
+    right.plot(betas, np.prod(np.tanh(curve), axis=0), color="black", linewidth=2.2, label=r"$g(\beta)$")
+    ends = np.array([-0.9, 0.9])
+    label = f"tangent at 0, slope {tangent:.3f}"
+    right.plot(ends, free + tangent * ends, "--", color=COLOURS["bptt"], linewidth=1, label=label)
+    if beta:
+        secants = {
+            "one-sided": ([0, beta], [free, above]),
+            "centred": ([-beta, beta], [below, above]),
+        }
+        for name, (places, heights) in secants.items():
+            colour, marker = ESTIMATES[name]
+            slope_of = (heights[1] - heights[0]) / (places[1] - places[0])
+            label = f"{name}, slope {slope_of:.3f}"
+            right.plot(places, heights, marker, linestyle="-", color=colour, markersize=5, label=label)
+    right.set(xlabel=r"nudge $\beta$", ylabel=r"$\rho(s_1)\,\rho(s_2)$", title="What the weight reads")
+    right.legend(loc="upper right")
+    return figure
+
+
+def draw_errors(betas: Any, errors: Any, titles: Sequence[str], floors: Sequence[float]) -> Figure:
+    """Draw the error of each estimate over β, one panel for each precision.
+
+    Parameters
+    ----------
+    betas : sequence of ndarray
+        For each panel.
+    errors : sequence of dict
+        For each panel, from the name of an estimate to its errors.
+    titles : sequence of str
+    floors : sequence of float
+        ε of each panel's precision. The line ε/β is drawn.
+    """
+    figure = Figure(figsize=(9, 3.6))
+    panels = figure.subplots(1, len(titles), sharey=True)
+    for ax, grid, curves, title, floor in zip(panels, betas, errors, titles, floors, strict=True):
+        for name, values in curves.items():
+            colour, marker = ESTIMATES[name]
+            ax.loglog(grid, values, color=colour, marker=marker, markersize=4, label=name)
+        ax.loglog(grid, floor / grid, ":", color="black", linewidth=1, label="rounding, ε/β")
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(3e-13, 3))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].text(1e-6, 2e-6, "slope 1", color=COLOURS["nudged"], ha="right")
+    panels[0].text(2e-4, 3e-9, "slope 2", color=COLOURS["ep"], ha="left")
+    panels[0].legend(loc="lower left", fontsize=8)
+    return figure
+
+
+def draw_disturbed(betas: Any, errors: dict[str, dict[str, Any]]) -> Figure:
+    """Draw the error of the estimates over β for each disturbance, with a dot at the best β."""
+    figure = Figure(figsize=(9, 3.2))
+    panels = figure.subplots(1, len(errors), sharey=True)
+    for ax, (title, curves) in zip(panels, errors.items(), strict=True):
+        for name, values in curves.items():
+            colour, _ = ESTIMATES[name]
+            best = int(np.argmin(values))
+            ax.loglog(betas, values, color=colour, label=name)
+            ax.loglog(betas[best], values[best], "o", color=colour)
+        ax.set(xlabel=r"$\beta$", title=title, ylim=(1e-4, 30))
+    panels[0].set_ylabel("relative error of the gradient")
+    panels[0].legend(loc="lower left")
+    return figure
+
+
+def draw_parts(parts: dict[str, dict[str, Any]]) -> Figure:
+    """Draw how far each part of an update points along its weight: mean and range over seeds, as bars.
+
+    Parameters
+    ----------
+    parts : dict
+        From the name of a part to a dict from the name of a weight to one number for each seed.
+    """
+    colours = (COLOURS["bptt"], COLOURS["fourth"], COLOURS["third"], COLOURS["muted"])
+    weights = list(next(iter(parts.values())))
+    figure = Figure(figsize=(9, 3))
+    for ax, weight in zip(figure.subplots(1, len(weights)), weights, strict=True):
+        for k, (name, values) in enumerate(parts.items()):
+            mean, low, high = (f(values[weight]) for f in (np.mean, np.min, np.max))
+            ax.bar(k, mean, 0.8, color=colours[k], label=name)
+            ax.errorbar(k, mean, [[mean - low], [high - mean]], color="0.4", capsize=3, linewidth=1)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(xticks=[], title=weight)
+        ax.spines["bottom"].set_visible(False)
+    figure.axes[0].set_ylabel("push along the weight")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_trainings(runs: dict[str, Any], titles: Sequence[str], bins: int = 6) -> Figure:
+    """Draw what several trainings with each estimate did: means over bins of batches, with error bars.
+
+    Parameters
+    ----------
+    runs : dict
+        From the name of an estimate to an array of shape (seeds, batches, quantities).
+    titles : sequence of str
+        One for each quantity, with its unit.
+    bins : int
+        The number of points of a curve.
+
+    An error bar is the standard deviation over the seeds. The curves are shifted a little sideways, so that
+    none hides another.
+    """
+    figure = Figure(figsize=(9, 3.3))
+    panels = figure.subplots(1, len(titles))
+    for k, (name, run) in enumerate(runs.items()):
+        colour, marker = ESTIMATES[name]
+        seeds, batches, quantities = run.shape
+        width = batches // bins
+        means = run[:, : bins * width].reshape(seeds, bins, width, quantities).mean(axis=2)
+        middle = width * (np.arange(bins) + 0.5) + 0.25 * width * (k - 1)
+        for ax, title, values in zip(panels, titles, np.moveaxis(means, 2, 0), strict=True):
+            mean, spread = values.mean(axis=0), values.std(axis=0)
+            ax.errorbar(
+                middle, mean, spread, color=colour, marker=marker, markersize=4, linewidth=1, label=name
+            )
+            ax.set(xlabel="batch", title=title, xlim=(0, batches), ylim=(0, None))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+# ---- matrices and feature maps of notebook 4
+
+
+def show_numbers(
+    ax: Axes,
+    a: Any,
+    title: str = "",
+    cmap: str = "Blues",
+    limits: tuple[float, float] | None = None,
+    size: float = 9,
+) -> None:
+    """Draw a matrix as coloured squares with its numbers."""
+    low, high = limits or (min(np.min(a), 0), max(np.max(a), 1) * 1.6)
+    ax.imshow(a, cmap=cmap, vmin=low, vmax=high)
+    for (i, j), value in np.ndenumerate(a):
+        ax.text(j, i, f"{value:g}".replace("-", "−"), ha="center", va="center", fontsize=size)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, loc="center")
+
+
+def frame(ax: Axes, row: float, column: float, height: int = 1, width: int = 1, colour: str = "0.3") -> None:
+    """Draw a box around some entries of a matrix that `show_numbers` drew."""
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(
+        plt.Rectangle(corner, width, height, fill=False, ec=colour, linewidth=2.2, clip_on=False, zorder=3)
+    )
+
+
+SIGNED = {"cmap": "RdBu_r", "limits": (-6, 6)}
+"""Options of `show_numbers` for numbers of both signs."""
+
+
+def draw_lowering(image: Any, patches: Any, kernel: Any, product: Any, row: int = 6) -> Figure:
+    """Draw a convolution as a matrix product, with one patch framed in each picture.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    patches : ndarray, shape (H'W', k²)
+    kernel : ndarray, shape (k, k)
+    product : ndarray, shape (H'W',)
+    row : int
+        The patch to frame.
+    """
+    k, width = len(kernel), image.shape[1] - len(kernel) + 1
+    i, j = divmod(row, width)
+    figure = Figure(figsize=(9, 4.2))
+    axes = figure.subplots(1, 5, width_ratios=[5, 3.6, 1.2, 1.2, 4])
+    show_numbers(axes[0], image, "image $s$")
+    show_numbers(axes[1], patches, f"patches,\n{len(patches)} × {k * k}", size=7)
+    show_numbers(axes[2], kernel.reshape(-1, 1), "kernel", **SIGNED)
+    show_numbers(axes[3], product.reshape(-1, 1), "product", size=7, **SIGNED)
+    show_numbers(axes[4], product.reshape(-1, width), r"$w \star s$", **SIGNED)
+    blue = COLOURS["free"]
+    boxes = ((i, j, k, k), (row, 0, 1, k * k), (0, 0, k * k, 1), (row, 0, 1, 1), (i, j, 1, 1))
+    for ax, box in zip(axes, boxes, strict=True):
+        frame(ax, *box, colour=blue)
+    return figure
+
+
+def draw_kernel(image: Any, kernel: Any, convolved: Any, pooled: Any) -> Figure:
+    """Draw an image, a kernel, the convolution and the pooled convolution, each of shape (H, W)."""
+    figure = Figure(figsize=(9, 2.7))
+    axes = figure.subplots(1, 4)
+    limit = 0.8 * max(np.abs(convolved).max(), 1e-9)
+    show_numbers(axes[1], kernel.round(1), "kernel $w$", "RdBu_r", (-3, 3), size=7)
+    axes[0].imshow(image, vmin=0, vmax=1)
+    for ax, a in ((axes[2], convolved), (axes[3], pooled)):
+        ax.imshow(a, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    titles = ("image $x$", None, r"$w \star x$", r"$\mathcal{P}(w \star x)$")
+    for ax, a, title in zip(axes, (image, None, convolved, pooled), titles, strict=True):
+        if title:
+            ax.set_title(f"{title}, {a.shape[0]}×{a.shape[1]}", loc="center")
+            ax.set(xticks=[], yticks=[])
+    return figure
+
+
+def draw_convolution_matrices(
+    matrices: dict[str, tuple[Any, str, str]], cmap: str = "RdBu_r", width: float = 9
+) -> Figure:
+    """Draw matrices side by side as coloured squares.
+
+    Parameters
+    ----------
+    matrices : dict
+        From a title to (matrix, what it maps to, what it maps from).
+    cmap : str
+    width : float
+        Of the figure, in inches.
+    """
+    shapes = [matrix.shape for matrix, *_ in matrices.values()]
+    figure = Figure(figsize=(width, 3.1))
+    axes = figure.subplots(1, len(matrices), width_ratios=[columns for _, columns in shapes])
+    for ax, (title, (matrix, rows, columns)) in zip(axes, matrices.items(), strict=True):
+        limit = 1.6 * np.abs(matrix).max()
+        ax.imshow(matrix, cmap=cmap, vmin=-limit, vmax=limit)
+        ax.set(xticks=np.arange(-0.5, matrix.shape[1]), yticks=np.arange(-0.5, matrix.shape[0]))
+        ax.grid(color="0.85", linewidth=0.5)
+        ax.tick_params(length=0, labelbottom=False, labelleft=False)
+        ax.set_title(title, loc="center")
+        ax.set(xlabel=f"from {columns}", ylabel=f"to {rows}")
+    return figure
+
+
+def draw_pooling(a: Any, switches: Any, pooled: Any, post: Any, unpooled: Any) -> Figure:
+    """Draw max-pooling by 2 with its switches, and unpooling, with the windows framed."""
+    figure = Figure(figsize=(9, 2.4))
+    axes = figure.subplots(1, 5, width_ratios=[4, 4, 2.6, 2.6, 4])
+    show_numbers(axes[0], a, r"$a = w \star s^{\mathrm{pre}}$", **SIGNED)
+    show_numbers(axes[1], switches.astype(int), "switches $m$", limits=(0, 2.5))
+    show_numbers(axes[2], pooled, r"$\mathcal{P}(a)$", **SIGNED)
+    show_numbers(axes[3], post, r"$s^{\mathrm{post}}$", "Oranges", (0, 1.6))
+    show_numbers(axes[4], unpooled, r"$\mathcal{P}^{-1}(s^{\mathrm{post}})$", "Oranges", (0, 1.6))
+    for ax in axes[[0, 1, 4]]:
+        for i, j in np.ndindex(*np.shape(pooled)):
+            frame(ax, 2 * i, 2 * j, 2, 2)
+    return figure
+
+
+def draw_patches(image: Any, unpooled: Any, k: int = 2) -> Figure:
+    """Draw ∂φ/∂w as the sum of the patches at the switches, each times its value of post."""
+    places = np.argwhere(unpooled)
+    figure = Figure(figsize=(9, 2.3))
+    axes = figure.subplots(1, len(places) + 2, width_ratios=[5, *[2.4] * len(places), 2.8])
+    show_numbers(axes[0], image, r"$s^{\mathrm{pre}}$")
+    total = np.zeros((k, k))
+    for n, (i, j) in enumerate(places):
+        patch, value = image[i : i + k, j : j + k], unpooled[i, j]
+        total += value * patch
+        show_numbers(axes[n + 1], patch, f"{'+ ' if n else ''}{value:g} ×", limits=(0, 5))
+        for ax, corner in ((axes[0], (i, j)), (axes[n + 1], (0, 0))):
+            frame(ax, *corner, k, k, LAYERS[n])
+    show_numbers(axes[-1], total, r"= $\partial\phi/\partial w$", "Oranges", (0, 12))
+    return figure
+
+
+def draw_phi_along_a_line(
+    r: Any, values: Any, kinks: Any, tangents: dict[float, tuple[float, float]]
+) -> Figure:
+    """Draw φ along a line in the space of s^pre, the places where a switch changes, and tangents.
+
+    Parameters
+    ----------
+    r, values : ndarray
+        The place on the line, and φ there.
+    kinks : sequence of float
+    tangents : dict
+        From a place r to (φ, slope with the switches of this place held).
+    """
+    figure = Figure(figsize=(9, 3.2))
+    ax = figure.subplots()
+    for k, place in enumerate(kinks):
+        label = "a switch changes" if k == 0 else None
+        ax.axvline(place, color=COLOURS["muted"], linestyle=":", linewidth=0.9, label=label)
+    ax.plot(r, values, color=COLOURS["free"], label=r"$\phi$, maxima found anew")
+    for k, (place, (value, slope_of)) in enumerate(tangents.items()):
+        ends = place + np.array([-0.3, 0.3])
+        label = "slope with the switches of the dot held" if k == 0 else None
+        ax.plot(ends, value + slope_of * (ends - place), color=COLOURS["nudged"], label=label)
+        ax.plot(place, value, "o", color=COLOURS["nudged"])
+    ax.set(xlabel="$r$", ylabel=r"$\phi$", title=r"$\phi$ on the line $s^{\mathrm{pre}} + r\,v$")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def draw_maps(
+    image: Any, state: Sequence[Any], cmap: str = "gray", limits: Sequence[float] | None = None
+) -> Figure:
+    """Draw one sample of a CNN with two convolutional layers: every feature map, and the output as bars.
+
+    Parameters
+    ----------
+    image : ndarray, shape (H, W)
+    state : (s¹, s², s³), of shapes (H, W, C), (H, W, C) and (n,)
+    cmap : str
+        Of the feature maps.
+    limits : sequence of float, optional
+        If given, the colours of the layers range from −limit to limit; otherwise from 0 to the maximum.
+    """
+    first, second, output = state
+    figure = Figure(figsize=(9, 5))
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1.35, 1])
+    left, middle = top.subfigures(1, 2, width_ratios=[1, 2.9])
+    right = bottom.subfigures(1, 2, width_ratios=[2.9, 1])
+    ax = left.subplots()
+    ax.imshow(image, vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title("input $x$", loc="center")
+    for part, maps, rows, n in ((middle, first, 1, 0), (right[0], second, 2, 1)):
+        low, high = (0, maps.max()) if limits is None else (-limits[n], limits[n])
+        axes = part.subplots(rows, maps.shape[2] // rows)
+        for ax, k in zip(axes.flat, range(maps.shape[2]), strict=True):
+            shown = ax.imshow(maps[..., k], cmap=cmap, vmin=low, vmax=high)
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(True)
+        part.suptitle(f"layer {n + 1}: {maps.shape[2]} maps of {maps.shape[0]}×{maps.shape[1]}")
+        part.colorbar(shown, ax=axes, aspect=18, shrink=0.8, pad=0.02)
+    ax = right[1].subplots()
+    ax.barh(range(len(output)), output, color=COLOURS["free"] if limits is None else COLOURS["nudged"])
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(yticks=range(len(output)), title="output")
+    ax.invert_yaxis()
+    return figure
+
+
+def draw_cosines(cosines: dict[str, Sequence[float]]) -> Figure:
+    """Draw the cosine between an update and the gradient for several networks, by the kind of connection."""
+    figure = Figure(figsize=(9, 3))
+    ax = figure.subplots()
+    colours = (COLOURS["ep"], COLOURS["nudged"], COLOURS["second"], COLOURS["third"])
+    for n, (values, colour) in enumerate(zip(cosines.values(), colours, strict=False)):
+        places = np.linspace(n - 0.2, n + 0.2, len(values))
+        ax.plot(places, values, "o", color=colour, markersize=6)
+    for value, style in ((1, "--"), (0, ":")):
+        ax.axhline(value, color=COLOURS["bptt"], linewidth=0.8, linestyle=style, zorder=0)
+    ax.set(xticks=range(len(cosines)), xticklabels=list(cosines), ylim=(-0.7, 1.1))
+    ax.set(ylabel="cosine to the gradient", title="EP's update of the first kernel")
+    return figure
+
+
+def draw_ties(
+    energy: Callable[..., Any], path: Callable[..., Any], starts: Sequence[tuple[float, float]]
+) -> Figure:
+    """Draw the energy of two neurons in one pooling window, with paths, for a positive and a negative post.
+
+    Parameters
+    ----------
+    energy : callable
+        Maps (s₁, s₂, v) to the energy, where v is the value of post.
+    path : callable
+        Maps a start and v to states, shape (steps + 1, 2).
+    starts : sequence of (s₁, s₂)
+    """
+    figure = Figure(figsize=(9, 3.8))
+    colours = (COLOURS["free"], COLOURS["second"], COLOURS["third"])
+    titles = ("post = +1: a ridge at the tie", "post = −1: a minimum at the tie")
+    for ax, v, title in zip(figure.subplots(1, 2), (1.0, -1.0), titles, strict=True):
+        draw_landscape(ax, lambda a, b, v=v: energy(a, b, v), -1.2, 1.6)
+        ax.plot([-1.2, 1.6], [-1.2, 1.6], ":", color="black", linewidth=1)
+        for start, colour in zip(starts, colours, strict=True):
+            ax.plot(*path(start, v).T, ".-", color=colour, linewidth=1, markersize=4)
+        ax.set_title(title)
+    return figure
+
+
+# ---- notebooks 5 and 6
+
+
+def jacobian(dynamics: Any, theta: Any, x: Any, s: Any) -> Any:
+    """Return J = ∂F/∂s of the free step at a state of one sample, with all layers in one vector.
+
+    Row i is the vector-Jacobian product of unit vector i, so one call with a batch of unit vectors is enough.
+    """
+    sizes = [layer.shape[1] for layer in s]
+    copies = tuple(np.repeat(layer, sum(sizes), axis=0) for layer in s)
+    units = tuple(np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1))
+    step = eq.linearize(dynamics, theta, np.repeat(x, sum(sizes), axis=0), copies)
+    return np.concatenate(step.vjp(units), axis=1)
+
+
+def draw_unrolled() -> Figure:
+    """Draw the last steps of the first phase with a copy of θ for each, and the gradients of Eq. (6)."""
+    figure = Figure(figsize=(7, 2.8))
+    ax = figure.subplots()
+    forward, back = COLOURS["free"], COLOURS["bptt"]
+
+    def arrow(start: Any, end: Any, colour: str, shrink: float = 18, line: str = "-") -> None:
+        style = {"arrowstyle": "-|>", "color": colour, "lw": 1.5, "ls": line}
+        ax.annotate("", end, start, arrowprops=style | {"shrinkA": shrink, "shrinkB": shrink})
+
+    for column, name in enumerate(("T-3", "T-2", "T-1", "T")):
+        t = 3 - column
+        ax.plot(column, 0, "o", ms=35, mfc="white", mec=forward, mew=1.5)
+        ax.text(column, 0, f"$s_{{{name}}}$", ha="center", va="center", fontsize=11)
+        ax.plot(column, 1, "s", ms=32, mfc="white", mec="0.5", mew=1.5)
+        ax.text(column, 1, rf"$\theta_{{{name}}}$", ha="center", va="center", fontsize=11)
+        arrow((column, 1), (column, 0), forward)
+        arrow((column - 1 + 0.3 * (not column), 0), (column, 0), forward)
+        arrow((column + 0.74, -0.5), (column + 0.26, -0.5), back, 0, "--")
+        ax.text(column, -0.5, rf"$\nabla_s({t})$", color=back, ha="center", va="center", fontsize=11)
+        arrow((column + 0.2, 0.33), (column + 0.2, 0.68), back, 0, "--")
+        ax.text(column + 0.24, 0.53, rf"$\nabla_\theta({t})$", color=back, va="center", fontsize=11)
+    arrow((3, 0), (4, 0), forward)
+    ax.text(4.3, 0, r"$\mathcal{L} = \ell(s_T, y)$", ha="center", va="center", fontsize=12)
+    ax.text(-0.9, 0, "…", ha="center", va="center", fontsize=14)
+    ax.set(xlim=(-1, 4.75), ylim=(-0.7, 1.25))
+    ax.axis("off")
+    return figure
+
+
+def draw_copies(moments: Sequence[Any]) -> Figure:
+    """Draw ∇_θ(t), a row for each copy. Exact zeros are grey, and hatched if a zero state is the cause."""
+    names = list(moments[0].theta)
+    rows = np.array([np.concatenate([m.theta[n].ravel() for n in names]) for m in moments])
+    edges = np.cumsum([0] + [moments[0].theta[name].size for name in names])
+    figure = Figure(figsize=(7, 2.7))
+    ax = figure.subplots()
+    limit = 0.15 * np.abs(rows).max()
+    shown = np.where(rows == 0, np.nan, rows)
+    image = ax.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    for t, moment in enumerate(moments):
+        for name, left, right in zip(names, edges[:-1], edges[1:], strict=True):
+            ends = [int(n) for n in name[1:].split("-") if n != "0"]
+            reached = any(moment.state[n - 1].any() for n in ends)
+            if reached and not moment.theta[name].any():
+                box = Rectangle(
+                    (left - 0.5, t - 0.5), right - left, 1, fc="none", ec="0.35", lw=0, hatch="///"
+                )
+                ax.add_patch(box)
+    for edge in edges[1:-1]:
+        ax.axvline(edge - 0.5, color="0.3", lw=0.8)
+    for t in range(1, len(rows)):
+        ax.axhline(t - 0.5, color="white", lw=1)
+    ax.set(ylabel="$t$", yticks=range(len(rows)), facecolor="0.8")
+    ax.set_xticks((edges[1:] + edges[:-1] - 1) / 2, names)
+    ax.tick_params(length=0)
+    figure.colorbar(image, ax=ax, label=r"$\nabla_\theta(t)$, clipped", extend="both")
+    return figure
+
+
+def draw_matrices(matrices: Mapping[str, Any], sizes: Sequence[int]) -> Figure:
+    """Draw square matrices over layers of these sizes, with ‖J − Jᵀ‖/‖J‖ in the titles."""
+    figure = Figure(figsize=(7.4, 2.3))
+    edges = np.cumsum([0, *sizes])
+    ticks = (edges[1:] + edges[:-1] - 1) / 2
+    names = [f"$s^{n}$" for n in range(1, len(sizes) + 1)]
+    for ax, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items(), strict=True):
+        ax.imshow(matrix, cmap="RdBu_r", vmin=-1.2, vmax=1.2)
+        for edge in edges[1:-1]:
+            ax.axhline(edge - 0.5, color="0.3", lw=0.6)
+            ax.axvline(edge - 0.5, color="0.3", lw=0.6)
+        ax.set_xticks(ticks, names)
+        ax.set_yticks(ticks, names)
+        ax.tick_params(length=0)
+        asymmetry = np.linalg.norm(matrix - matrix.T) / np.linalg.norm(matrix)
+        ax.set_title(f"{title}\nasymmetry {asymmetry:.2f}", loc="center", fontsize=9)
+    return figure
+
+
+def draw_fading(processes: Mapping[str, Sequence[Any]]) -> Figure:
+    """Draw the size of ∇_s(t) in each layer, a panel for each process. White is an exact zero."""
+    figure = Figure(figsize=(7.2, 2.5))
+    axes = figure.subplots(1, len(processes), sharey=True)
+    for ax, (title, moments) in zip(axes, processes.items(), strict=True):
+        sizes = np.array([[np.linalg.norm(value) for value in m.state] for m in moments]).T
+        shown = np.log10(np.where(sizes > 0, sizes, np.nan))
+        image = ax.imshow(shown, cmap="viridis", vmin=-4, vmax=0, aspect="auto", origin="lower")
+        ax.set(xlabel="$t$, steps back from the end", title=title)
+    depth = len(sizes)
+    axes[0].set_yticks(range(depth), [f"layer {n}" for n in range(1, depth)] + [f"output, {depth}"])
+    figure.colorbar(image, ax=axes, label=r"$\log_{10} \|\nabla_s(t)\|$", extend="min")
+    return figure
+
+
+def draw_truncation(processes: Mapping[str, Sequence[Any]], K: int) -> Figure:
+    """Draw the part of dL/dw that the last K copies leave out, for each weight, and in all against K."""
+    figure = Figure(figsize=(7.2, 2.9))
+    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    colours = (COLOURS["free"], COLOURS["third"])
+    for k, (colour, (title, moments)) in enumerate(zip(colours, processes.items(), strict=True)):
+        weights = [name for name in moments[0].theta if name[0] == "w"]
+        missing = {}
+        for name in weights:
+            sums = np.cumsum([m.theta[name].ravel() for m in moments], axis=0)
+            missing[name] = np.linalg.norm(sums - sums[-1], axis=1) / np.linalg.norm(sums[-1])
+        place = np.arange(len(weights)) + 0.4 * k - 0.2
+        left.bar(place, [100 * missing[name][K - 1] for name in weights], 0.38, color=colour, label=title)
+        total = np.cumsum([np.concatenate([v.ravel() for v in m.theta.values()]) for m in moments], axis=0)
+        curve = np.linalg.norm(total - total[-1], axis=1) / np.linalg.norm(total[-1])
+        right.semilogy(np.arange(1, 41), 100 * curve[:40], color=colour)
+        right.semilogy(K, 100 * curve[K - 1], "o", color=colour)
+    left.set(ylim=(0, 132), yticks=range(0, 101, 25), ylabel="missing (%)", title=f"each weight, K = {K}")
+    left.set_xticks(range(len(weights)), weights)
+    left.legend(loc="upper right", fontsize=8)
+    right.set(xlabel="K, copies in the sum", ylabel="missing (%)", title="all parameters together")
+    return figure
+
+
+def draw_memory(factors: Any, radii: Any, curves: Mapping[float, tuple[float, Any]]) -> Figure:
+    """Draw the spectral radius against the scale of the weights, and the missing part against K."""
+    figure = Figure(figsize=(7.2, 2.8))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.5])
+    left.plot(factors, radii, color="0.5")
+    for colour, (factor, (radius, missing)) in zip(LAYERS, curves.items(), strict=False):
+        left.plot(factor, radius, "o", color=colour)
+        right.semilogy(np.arange(1, 61), missing[:60], ".", color=colour, ms=4, label=f"$r$ = {radius:.2f}")
+        count = np.arange(12, 61)
+        right.semilogy(count, missing[11] * radius ** (count - 12.0), "--", color=colour, lw=1)
+    left.set(xlabel="factor of the weights", ylabel="spectral radius $r$ of $J$", ylim=(0, 1))
+    right.set(xlabel="$K$, copies in the sum", ylabel="missing part, relative", ylim=(1e-8, 2))
+    right.legend(loc="upper right")
+    return figure
+
+
+def draw_process_maps(rows: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Draw Δ(t), −∇(t) and their difference as maps, a row of panels for each pair of arrays (units, t).
+
+    The units are sorted by their total. The colours end at half of the largest value.
+    """
+    figure = Figure(figsize=(7.4, 4.9))
+    axes = figure.subplots(len(rows), 4, sharex=True, sharey="row")
+    for panels, (label, (delta, minus_nabla)) in zip(axes, rows.items(), strict=True):
+        order = minus_nabla.sum(axis=1).argsort()
+        difference = delta - minus_nabla
+        limit = 0.5 * np.abs(minus_nabla).max()
+        for ax, values in zip(panels, (delta, minus_nabla, difference, 100 * difference), strict=True):
+            image = ax.imshow(values[order], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+            ax.set(yticks=[])
+        panels[0].set_ylabel(label)
+        figure.colorbar(image, ax=panels[-1], format="%.2g")
+    for ax, title in zip(axes[0], ("EP: Δ(t)", "BPTT: −∇(t)", "difference", "difference × 100"), strict=True):
+        ax.set_title(title)
+    for ax in axes[-1]:
+        ax.set_xlabel("t")
+    return figure
+
+
+def draw_nudge_strength(
+    beta: float,
+    delta: Any,
+    minus_nabla: Any,
+    betas: Any,
+    curves: Mapping[str, Any],
+) -> Figure:
+    """Draw Δ(t) over −∇(t) for some synapses at one β, and the distance of all of them against β."""
+    figure = Figure(figsize=(7.2, 3.1))
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    for k, (plain, dashed) in enumerate(zip(delta, minus_nabla, strict=True)):
+        left.plot(plain, color=COLOURS["ep"], lw=3, alpha=0.5, label="EP: Δ(t)" if not k else None)
+        left.plot(dashed, "--", color=COLOURS["bptt"], lw=1, label="BPTT: −∇(t)" if not k else None)
+    left.set(xlabel="t", title=f"some synapses, β = {beta:.3g}")
+    left.legend(loc="lower right")
+    for (name, distances), marker in zip(curves.items(), "os^D", strict=False):
+        colour = COLOURS["ep"] if name.startswith("one") else COLOURS["second"]
+        style = {"mfc": "none"} if name.endswith("s") else {}
+        right.loglog(betas, distances, marker, ls="-", color=colour, ms=4, lw=1, label=name, **style)
+    right.axvline(beta, color=COLOURS["nudged"], lw=1)
+    right.set(xlabel="nudge β", ylabel="distance of Δ from −∇", ylim=(1e-11, 1e4))
+    right.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+def draw_drift(cuts: Sequence[int], residuals: Any, betas: Sequence[float], distances: Any) -> Figure:
+    """Draw the distance in θ against the length of the first phase, and against drift / β.
+
+    ``distances`` has a row for each length and a column for each β.
+    """
+    figure = Figure(figsize=(7.2, 3))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for beta, curve, colour in zip(betas, np.transpose(distances), LAYERS, strict=False):
+        left.semilogy(cuts, curve, "o-", ms=3.5, lw=1.2, color=colour, label=f"β = {beta:g}")
+        right.loglog(np.divide(residuals, beta), curve, "o", ms=4, color=colour, label=f"β = {beta:g}")
+    left.set(xlabel="T, steps of the first phase", ylabel="distance in θ")
+    right.set(xlabel="last free step of any neuron / β")
+    left.legend()
+    return figure
+
+
+def draw_rates(betas: Any, at_fixed_eta: Mapping[float, Any], ratios: Any, by_ratio: Any) -> Figure:
+    """Draw C-EP's distance from −∇ against β at fixed η, and its distance from EP against η/β."""
+    figure = Figure(figsize=(7.2, 3))
+    left, right = figure.subplots(1, 2)
+    colours = (COLOURS["ep"], *LAYERS[1:])
+    for (eta, curve), colour in zip(at_fixed_eta.items(), colours, strict=True):
+        left.loglog(betas, curve, color=colour, label=f"η = {eta:g}")
+    left.set(xlabel="nudge β", ylabel="distance of C-EP from −∇, in θ", ylim=(1e-5, 10))
+    left.legend(loc="lower right", fontsize=8)
+    for (beta, curve), marker, colour in zip(by_ratio.items(), "os^", LAYERS, strict=False):
+        right.loglog(ratios, curve, marker, ms=6, mfc="none", color=colour, label=f"β = {beta:g}")
+    right.set(xlabel="η / β", ylabel="distance of C-EP from EP, in θ")
+    right.legend()
+    return figure
+
+
+def draw_gap(betas: Any, to_bptt: Any, to_drives: Any, slopes: Any) -> Figure:
+    """Draw EP's distance from two gradients in discrete time, and the σ′ of the output neurons."""
+    figure = Figure(figsize=(7.2, 2.9))
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+    left.loglog(betas, to_bptt, "s--", ms=4, color=COLOURS["bptt"], label="to BPTT")
+    left.loglog(betas, to_drives, "o-", ms=4, color=COLOURS["ep"], label="to drive_gradients")
+    left.set(xlabel="nudge β", ylabel="distance in θ")
+    left.legend()
+    right.hist(np.ravel(slopes), bins=np.linspace(0, 1, 26), color=COLOURS["muted"])
+    right.set(xlabel="σ′ of the output neurons", ylabel="neurons, of all samples")
+    return figure
+
+
+def draw_kinks(betas: Any, curves: Mapping[str, tuple[Any, Any]]) -> Figure:
+    """Draw EP's distance from BPTT and the largest displacement of layer 1 against β, a curve per network."""
+    figure = Figure(figsize=(7.2, 3.1))
+    left, right = figure.subplots(1, 2)
+    colours = (COLOURS["ep"], COLOURS["fourth"], COLOURS["nudged"], COLOURS["muted"])
+    for (name, (distances, moves)), colour, marker in zip(curves.items(), colours, "o^sD", strict=True):
+        style = {"marker": marker, "ms": 4, "lw": 1.2, "color": colour, "label": name}
+        left.loglog(betas, distances, **style)
+        right.loglog(betas, moves, **style)
+    left.set(xlabel="nudge β", ylabel="distance in θ")
+    right.set(xlabel="nudge β", ylabel="largest displacement in layer 1")
+    right.legend(fontsize=8)
+    return figure

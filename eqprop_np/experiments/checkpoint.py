@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_theta
+from eqprop_np.checks import check_theta, is_integer, is_number
 from eqprop_np.experiments.configuration import SCHEMA, Configuration
-from eqprop_np.files import replacing
+from eqprop_np.files import write_arrays
 from eqprop_np.training import Progress
 
 
@@ -25,8 +25,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
     """Write a checkpoint. A file that exists at ``path`` is replaced only by the complete new file."""
     arrays, meta = progress.to_arrays()
     content = {"schema": SCHEMA, "configuration": configuration.to_json(), "progress": meta}
-    with replacing(path, "wb") as file:
-        np.savez(file, allow_pickle=False, meta=np.array(json.dumps(content)), **arrays)
+    write_arrays(path, meta=np.array(json.dumps(content)), **arrays)
 
 
 def load(path: Path) -> tuple[Configuration, Progress]:
@@ -48,10 +47,13 @@ def load(path: Path) -> tuple[Configuration, Progress]:
                 "use the version of this program that wrote it"
             )
         configuration = Configuration.from_json(content["configuration"])
-        meta = content["progress"] if schema == SCHEMA else _meta_of_schema_1(content)
+        meta = content["progress"]
         if schema == 1:
+            meta = _meta_of_schema_1(content)
             arrays = {name: _of_schema_1(name, value) for name, value in arrays.items()}
         progress = Progress.from_arrays(arrays, meta)
+        if unknown := meta.keys() - progress.to_arrays()[1].keys():
+            raise ValueError(f"the progress has unknown fields: {', '.join(sorted(unknown))}")
         _check(configuration, progress)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the checkpoint does not exist; check the path") from None
@@ -68,18 +70,21 @@ def load(path: Path) -> tuple[Configuration, Progress]:
 def _of_schema_1(name: str, value: Array) -> Array:
     """Return an array of schema 1, in which a backward weight "w2-1" was stored transposed."""
     ends = re.fullmatch(r"w(\d+)-(\d+)", name)
-    return value.T if ends and int(ends[1]) > int(ends[2]) else value
+    return np.ascontiguousarray(value.T) if ends and int(ends[1]) > int(ends[2]) else value
 
 
 def _meta_of_schema_1(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the counters of schema 1 under their present names."""
-    old = content["progress"]
+    """Return the counters of schema 1 under their present names.
+
+    The current angle between the weights is left out, because it follows from them. The converged phases
+    of an epoch that has begun are unknown, because they were not counted.
+    """
+    old = dict(content["progress"])
     names = {
         "train_error": "train_error",
         "test_error": "validation_error",
         "seconds": "seconds",
         "free_steps": "steps",
-        "converged": "converged",
         "angle": "weight_angle",
     }
     history: dict[str, list[float]] = {}
@@ -87,30 +92,62 @@ def _meta_of_schema_1(content: dict[str, Any]) -> dict[str, Any]:
         for name, value in record.items():
             if name != "epoch":
                 history.setdefault(names[name], []).append(value)
-    counters = {name: old[name] for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds")}
-    return counters | {"history": history, "converged": 0, "rng": content["rng"]}
+    counters = {
+        name: old.pop(name) for name in ("epoch_start", "epoch", "batch", "errors", "steps", "seconds")
+    }
+    if unknown := old.keys() - {"history", "angle"}:
+        raise ValueError(f"the progress of schema 1 has unknown fields: {', '.join(sorted(unknown))}")
+    converged = None if counters["batch"] else 0
+    return counters | {"history": history, "converged": converged, "rng": content["rng"]}
 
 
 def _check(configuration: Configuration, progress: Progress) -> None:
     """Raise an error if the counters or the parameters do not fit the configuration."""
     for name in ("epoch", "batch", "errors", "steps", "converged", "seconds"):
         value = getattr(progress, name)
-        whole = name not in ("steps", "seconds")
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not value >= 0:
+        if name == "converged" and value is None:
+            continue
+        valid = is_number(value) if name in ("steps", "seconds") else is_integer(value)
+        if not valid or value < 0:
             raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    if progress.converged is not None and progress.converged > progress.batch:
+        raise ValueError(f"converged must be from 0 to batch {progress.batch}, got {progress.converged}")
     size = configuration.experiment.training.batch_size
     if (progress.batch - 1) * size >= configuration.train_size:
-        raise ValueError(f"batch {progress.batch} is beyond the {configuration.train_size} images")
-    for name in ("train_error", "validation_error", "seconds", "steps"):
-        values = progress.history.get(name, [])
-        if len(values) != progress.epoch or not all(isinstance(value, int | float) for value in values):
-            raise ValueError(f"{name} must have {progress.epoch} numbers, one for each epoch")
+        raise ValueError(f"batch {progress.batch} is beyond the {configuration.train_size} training images")
+    _check_history(progress)
     dynamics = configuration.experiment.build(configuration.image, configuration.classes)
     check_theta(progress.theta, dynamics.parameter_shapes)
     for name, value in progress.theta.items():
         if value.dtype != np.float32:
-            raise ValueError(f"{name} must be float32, got {value.dtype}")
-    expected = configuration.experiment.optimizer(dynamics.network).init(progress.theta)
-    found = progress.optimizer_state
-    if {name: value.shape for name, value in found.items()} != {n: v.shape for n, v in expected.items()}:
+            raise ValueError(f"theta[{name!r}] must have dtype float32, got {value.dtype}")
+    found, expected = (
+        progress.optimizer_state,
+        configuration.experiment.optimizer(dynamics).init(progress.theta),
+    )
+    if found.keys() != expected.keys():
         raise ValueError(f"the optimizer's state must be {sorted(expected)}, got {sorted(found)}")
+    for name, value in expected.items():
+        if (found[name].shape, found[name].dtype) != (value.shape, value.dtype):
+            raise ValueError(
+                f"{name} of the optimizer must have shape {value.shape} and dtype {value.dtype}, "
+                f"got {found[name].shape} and {found[name].dtype}"
+            )
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} of the optimizer must be finite, but it contains NaN or infinity")
+
+
+def _check_history(progress: Progress) -> None:
+    """Raise an error if the history does not consist of one number for each epoch."""
+    always, often = ("train_error", "validation_error", "seconds", "steps"), ("converged", "weight_angle")
+    if unknown := progress.history.keys() - {*always, *often}:
+        raise ValueError(f"the history has unknown fields: {', '.join(sorted(unknown))}")
+    for name in (*always, *often):
+        values = progress.history.get(name, [])
+        right = len(values) == progress.epoch if name in always else len(values) <= progress.epoch
+        # An angle is NaN if all weights of one direction are 0.
+        valid = all(is_number(value) or (name == "weight_angle" and value != value) for value in values)
+        if not isinstance(values, list) or not right or not valid:
+            raise ValueError(f"{name} must be a list of {progress.epoch} numbers, one for each epoch")
+    if not all(0 <= value <= 1 for value in progress.history.get("converged", [])):
+        raise ValueError(f"converged must be from 0 to 1 in each epoch, got {progress.history['converged']}")

@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from eqprop_np.checks import as_python, as_tuple, is_integer
 from eqprop_np.experiments.datasets import SHA256, Dataset
 from eqprop_np.experiments.presets import Experiment, Layers, Training
 from eqprop_np.optimizers import Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
+from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases
 from eqprop_np.training import Samples
 
@@ -62,10 +66,13 @@ class Configuration:
                 raise TypeError(f"{name} must be a string, got {getattr(self, name)!r}")
         for name, least in (("train_size", 1), ("validation", 0), ("classes", 2), ("seed", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            if not is_integer(value) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if len(self.image) != 2 or not all(isinstance(size, int) and size > 0 for size in self.image):
+            object.__setattr__(self, name, int(value))
+        if len(self.image) != 2 or not all(is_integer(size) and size > 0 for size in self.image):
             raise ValueError(f"image must be a height and a width, both positive, got {self.image}")
+        if len(self.digests) not in (0, len(SHA256)) or not all(isinstance(d, str) for d in self.digests):
+            raise ValueError(f"digests must be {len(SHA256)} strings or none, got {self.digests}")
 
     @classmethod
     def resolve(
@@ -162,14 +169,19 @@ class Configuration:
             values["digests"] = tuple(SHA256.values()) if values["dataset"] == "mnist" else ()
         else:
             values["experiment"] = _experiment(values["experiment"])
-            values["digests"] = tuple(values["digests"])
+            values["digests"] = as_tuple("digests", values["digests"], "a list of strings")
         values["image"] = tuple(values["image"])
         return cls(**values)
 
+    def agrees_with(self, other: "Configuration") -> bool:
+        """Return whether both are equal, as far as the digests of the data are known."""
+        if not (self.digests and other.digests):
+            self, other = replace(self, digests=()), replace(other, digests=())
+        return self == other
+
     def with_epochs(self, epochs: int) -> "Configuration":
         """Return the configuration with another number of epochs in all."""
-        training = replace(self.experiment.training, epochs=epochs)
-        return replace(self, experiment=replace(self.experiment, training=training))
+        return replace(self, experiment=self.experiment.override(epochs=epochs))
 
 
 def _encode(value: Any) -> Any:
@@ -180,7 +192,9 @@ def _encode(value: Any) -> Any:
         return {"kind": names[0]} | content if names else content
     if isinstance(value, Mapping):
         return {name: _encode(item) for name, item in value.items()}
-    return [_encode(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple | list | np.ndarray):
+        return [_encode(item) for item in value]
+    return as_python(value)
 
 
 def _decode(content: Mapping[str, Any]) -> Any:
@@ -205,13 +219,16 @@ def _from_schema_1(content: Mapping[str, Any]) -> Experiment:
     def take(*names: str) -> dict[str, Any]:
         return {name: old.pop(name) for name in names if name in old}
 
-    synchronous, omega, tol = old.pop("schedule") == "synchronous", old.pop("omega"), old.pop("tol")
-    schedule = Synchronous(tol) if synchronous else Alternating(omega, tol)
+    kind, omega, tol = old.pop("schedule"), old.pop("omega"), old.pop("tol")
+    if kind not in ("alternating", "synchronous"):
+        raise ValueError(f"schedule must be alternating or synchronous, got {kind!r}")
+    schedule = Synchronous(tol) if kind == "synchronous" else Alternating(omega, tol)
     layers = Layers(**take("hidden", "channels"))
     phases = Phases(**take("free_steps", "nudged_steps", "beta", "estimate"), schedule=schedule)
     rate_schedule = Exponential(old.pop("rate_decay", 1.0))
     training = Training(
         **take("learning_rates", "epochs", "batch_size", "augment", "workers"), rate_schedule=rate_schedule
     )
-    psi = old.pop("angle", 0.0)
+    angle = old.pop("angle", 0.0)
+    psi = angle if RULES[old.get("rule", "ep")].networks == "untied" else None
     return Experiment(layers=layers, phases=phases, training=training, psi=psi, **old)

@@ -14,28 +14,34 @@ converged steady states. `Experiment.to_the_letter` leaves them out.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from eqprop_np.activations import ACTIVATIONS
+from eqprop_np.checks import as_tuple, check_kind, describe, is_integer, is_number
+from eqprop_np.connections import Shape
+from eqprop_np.costs import Cost, Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.network import Network, Shape, chain, convolutional
-from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule
+from eqprop_np.network import Network, chain, convolutional
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, RateSchedule, Steps
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
+from eqprop_np.rules.holomorphic import require_analytic
 from eqprop_np.rules.phases import Phases
 from eqprop_np.rules.vector_field import untied
 from eqprop_np.training import Run, random_shift
 
 DynamicsName = Literal["discrete-time", "real-time"]
 DYNAMICS: tuple[DynamicsName, ...] = get_args(DynamicsName)
+CostName = Literal["squared-error", "cross-entropy"]
+COSTS: tuple[CostName, ...] = get_args(CostName)
 OptimizerName = Literal["sgd", "adam"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
-UNTIED = tuple(rule.name for rule in RULES.values() if rule.networks == "untied")
-"""The rules for which the commands untie the weights."""
+PER_CONVOLUTION = ("kernel", "pool", "stride", "padding")
+"""The settings that each convolutional layer has."""
 
 
 @dataclass(frozen=True)
@@ -48,41 +54,51 @@ class Layers:
         Sizes of the dense hidden layers.
     channels : sequence of int
         Channels of the convolutional layers, which come first.
-    kernel, pool, stride, padding : sequence of int
+    kernel, pool, stride, padding : int or sequence of int
         Of the convolutional layers: one value for all, or one for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a value is out of its range, or if the number of values does not fit the number of layers.
     """
 
     hidden: Sequence[int] = ()
     channels: Sequence[int] = ()
-    kernel: Sequence[int] = (5,)
-    pool: Sequence[int] = (2,)
-    stride: Sequence[int] = (1,)
-    padding: Sequence[int] = (0,)
+    kernel: int | Sequence[int] = (5,)
+    pool: int | Sequence[int] = (2,)
+    stride: int | Sequence[int] = (1,)
+    padding: int | Sequence[int] = (0,)
 
     def __post_init__(self) -> None:
-        for name, least in (("hidden", 1), ("channels", 1), ("kernel", 1), ("pool", 1), ("stride", 1)):
-            object.__setattr__(self, name, _integers(name, getattr(self, name), least))
-        object.__setattr__(self, "padding", _integers("padding", self.padding, 0))
-        for name in ("kernel", "pool", "stride", "padding"):
-            if len(getattr(self, name)) not in (1, len(self.channels)):
+        for name in ("hidden", "channels"):
+            object.__setattr__(self, name, _integers(name, getattr(self, name), 1))
+        for name in PER_CONVOLUTION:
+            value = getattr(self, name)
+            values = _integers(name, (value,) if is_integer(value) else value, 0 if name == "padding" else 1)
+            if len(values) not in (1, len(self.channels)):
                 raise ValueError(
                     f"{name} must have one value, or one for each of the {len(self.channels)} "
-                    f"convolutional layers, got {len(getattr(self, name))}"
+                    f"convolutional layers, got {len(values)}"
                 )
+            object.__setattr__(self, name, values)
 
     @property
     def connections(self) -> int:
         """The number of connections, that of the output included."""
         return len(self.channels) + len(self.hidden) + 1
 
-    def build(self, image: Shape, classes: int) -> Network:
-        """Return the network for images of this height and width."""
+    def build(self, image: Shape, outputs: Shape) -> Network:
+        """Return the network for images of this height and width.
+
+        ``outputs`` is (classes,), or () if a readout takes the place of the output layer.
+        """
         if not self.channels:
-            return chain((math.prod(image), *self.hidden, classes))
+            return chain((math.prod(image), *self.hidden, *outputs))
         return convolutional(
             (*image, 1),
             self.channels,
-            (*self.hidden, classes),
+            (*self.hidden, *outputs),
             self.kernel,
             self.pool,
             self.stride,
@@ -112,6 +128,11 @@ class Training:
         Shift each training image at random by up to so many pixels; 0 for no shift.
     workers : int
         The number of processes that share each batch, each with one BLAS thread.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a value is out of its range.
     """
 
     learning_rates: Sequence[float]
@@ -128,14 +149,23 @@ class Training:
         for name, least in (("epochs", 1), ("batch_size", 1), ("augment", 0), ("workers", 1)):
             (value,) = _integers(name, (getattr(self, name),), least)
             object.__setattr__(self, name, value)
-        rates = tuple(float(rate) for rate in self.learning_rates)
-        if not all(0 < rate < math.inf for rate in rates):
-            raise ValueError(f"learning_rates must be positive and finite, got {rates}")
-        object.__setattr__(self, "learning_rates", rates)
+        rates = as_tuple("learning_rates", self.learning_rates, "a sequence such as (0.1, 0.05)")
+        if not all(is_number(rate) and rate > 0 for rate in rates):
+            raise ValueError(
+                f"learning_rates must be positive and finite, got ({', '.join(map(describe, rates))})"
+            )
+        object.__setattr__(self, "learning_rates", tuple(float(rate) for rate in rates))
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        SGD(0.1, self.momentum, self.weight_decay)  # it checks the two
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum belongs to the optimizer sgd, not to {self.optimizer}")
+        for name in ("momentum", "weight_decay"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        check_kind(
+            "rate_schedule", self.rate_schedule, Exponential | Steps | Cosine, "Exponential(...), Steps(...) "
+            "or Cosine(...), which can be stored",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,10 +184,13 @@ class Experiment:
     training : Training
     rule : str
         A name in `eqprop_np.rules.RULES`.
+    cost : {"squared-error", "cross-entropy"}
+        With the cross-entropy, a readout takes the place of the output layer and has its learning rate.
     epsilon : float
         The Euler step of real-time dynamics.
-    psi : float
-        The initial angle ψ between forward and backward weights in degrees, for rules that untie them.
+    psi : float, optional
+        The initial angle ψ between forward and backward weights in degrees. None ties the weights if the
+        rule allows tied ones; otherwise it becomes 0.
 
     Raises
     ------
@@ -173,60 +206,88 @@ class Experiment:
     training: Training
     source: str
     rule: str = "ep"
+    cost: CostName = "squared-error"
     epsilon: float = 0.2
-    psi: float = 0.0
+    psi: float | None = None
 
     def __post_init__(self) -> None:
         rates, connections = len(self.training.learning_rates), self.layers.connections
         if rates != connections:
             raise ValueError(f"got {rates} learning rates for {connections} connections: give one for each")
-        for name, possible in (("dynamics", DYNAMICS), ("activation", ACTIVATIONS), ("rule", RULES)):
+        words = {"dynamics": DYNAMICS, "activation": ACTIVATIONS, "rule": RULES, "cost": COSTS}
+        for name, possible in words.items():
             if getattr(self, name) not in possible:
                 raise ValueError(f"{name} must be one of {', '.join(possible)}, got {getattr(self, name)!r}")
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be positive and finite, got {self.epsilon}")
-        if not 0 <= self.psi <= 180:
-            raise ValueError(f"the angle must be from 0 to 180 degrees, got {self.psi}")
-        if self.psi and self.rule not in UNTIED:
+        if not is_number(self.epsilon) or self.epsilon <= 0:
+            raise ValueError(f"epsilon must be positive and finite, got {describe(self.epsilon)}")
+        object.__setattr__(self, "epsilon", float(self.epsilon))
+        rule = RULES[self.rule]
+        if self.psi is None and rule.networks == "untied":
+            object.__setattr__(self, "psi", 0.0)
+        if self.psi is not None:
+            if not is_number(self.psi) or not 0 <= self.psi <= 180:
+                raise ValueError(f"the angle must be from 0 to 180 degrees, got {describe(self.psi)}")
+            object.__setattr__(self, "psi", float(self.psi))
+        if self.psi and rule.networks == "tied":
+            untie = [name for name, record in RULES.items() if record.networks != "tied"]
             raise ValueError(
                 f"the angle {self.psi} is between forward and backward weights, which rule {self.rule} "
-                f"ties: choose rule {' or '.join(UNTIED)}"
+                f"ties: choose rule {' or '.join(untie)}"
             )
-        rule = RULES[self.rule]
+        if self.cost != "squared-error" and not rule.readout:
+            raise ValueError(f"rule {self.rule} does not train a readout: choose the cost squared-error")
+        if self.cost != "squared-error" and self.layers.connections == 1:
+            raise ValueError("a readout takes the place of the output, so the network needs a hidden layer")
         if self.phases.estimate not in rule.estimates:
             raise ValueError(
                 f"rule {self.rule} does not use the estimate {self.phases.estimate}: "
                 f"choose {' or '.join(rule.estimates)}"
             )
-        if rule.moves_weights and self.training.workers > 1:
+        t = self.training
+        if rule.moves_weights and (t.optimizer != "sgd" or t.momentum or t.weight_decay):
+            raise ValueError(
+                f"rule {self.rule} moves the weights during the second phase, which only plain SGD "
+                "reproduces: choose the optimizer sgd without momentum and weight decay"
+            )
+        if rule.moves_weights and t.workers > 1:
             raise ValueError(
                 f"rule {self.rule} moves the weights by the mean over the batch at each step, so "
-                f"{self.training.workers} workers cannot share a batch: choose 1"
+                f"{t.workers} workers cannot share a batch: choose 1"
             )
 
     def build(self, image: Shape, classes: int) -> Dynamics:
         """Return the dynamics of the network for images of this height and width."""
-        network = self.layers.build(image, classes)
-        if self.rule in UNTIED:
+        cost: Cost | Readout = squared_error if self.cost == "squared-error" else Readout(classes)
+        network = self.layers.build(image, (classes,) if self.cost == "squared-error" else ())
+        if self.untied:
             network = untied(network)
         sigma = ACTIVATIONS[self.activation]
+        built: Dynamics = DiscreteTime(network, sigma, cost)
         if self.dynamics == "real-time":
-            return RealTime(network, sigma, self.epsilon)
-        return DiscreteTime(network, sigma)
+            built = RealTime(network, sigma, self.epsilon, cost=cost)
+        if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
+            x = np.ones((1, *network.shapes[0]), np.float32)
+            require_analytic(built, built.init(np.random.default_rng(0)), x)
+        return built
 
-    def rates(self, network: Network) -> dict[str, float]:
-        """Return the learning rate of each parameter in the first epoch."""
-        entering = dict(zip(network.layers, self.training.learning_rates, strict=True))
-        rates = {f"b{n}": rate for n, rate in entering.items()}
-        for c in network.connections:
-            rates[c.name] = entering[c.post]
-        for c in network.recurrent:
-            rates[network.backward_name(c)] = entering[c.post]
-        return rates
+    @property
+    def untied(self) -> bool:
+        """Whether the network has separate weights for the two directions of a connection."""
+        networks = RULES[self.rule].networks
+        return networks == "untied" or (networks == "both" and self.psi is not None)
 
-    def optimizer(self, network: Network) -> Optimizer:
+    def rates(self, dynamics: Dynamics) -> dict[str, float]:
+        """Return the learning rate of each parameter in the first epoch. A readout has the last one."""
+        network, given = dynamics.network, self.training.learning_rates
+        entering = dict(zip(network.layers, given, strict=False))
+        rates = dict.fromkeys(dynamics.parameter_shapes, given[-1])
+        rates |= {f"b{n}": rate for n, rate in entering.items()}
+        rates |= {c.name: entering[c.post] for c in network.connections}
+        return rates | {network.backward_name(c): entering[c.post] for c in network.recurrent}
+
+    def optimizer(self, dynamics: Dynamics) -> Optimizer:
         """Return the optimizer with the learning rate of each parameter."""
-        t, rates = self.training, self.rates(network)
+        t, rates = self.training, self.rates(dynamics)
         if t.optimizer == "adam":
             return Adam(rates, weight_decay=t.weight_decay)
         return SGD(rates, t.momentum, t.weight_decay)
@@ -238,12 +299,32 @@ class Experiment:
             dynamics,
             shared or RULES[self.rule],
             self.phases,
-            self.optimizer(dynamics.network),
+            self.optimizer(dynamics),
             t.rate_schedule,
             t.epochs,
             t.batch_size,
             random_shift(t.augment) if t.augment else None,
         )
+
+    def override(self, **settings: Any) -> "Experiment":
+        """Return the experiment with other settings.
+
+        Parameters
+        ----------
+        **settings : Any
+            Fields of `Experiment`, `Layers`, `Training` or `Phases` by their names. ``learning_rates`` are
+            those of `Training`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such field, or as for a new `Experiment`.
+        """
+        for name in ("layers", "training", "phases"):
+            part = settings.pop(name, getattr(self, name))
+            chosen = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
+            settings[name] = replace(part, **chosen)
+        return replace(self, **settings)
 
     def to_the_letter(self) -> "Experiment":
         """Return the experiment as published: T and K synchronous steps."""
@@ -258,11 +339,11 @@ def spread(rates: Sequence[float], connections: int) -> tuple[float, ...]:
 
 
 def _integers(name: str, values: Any, least: int) -> tuple[int, ...]:
-    """Return the values as a tuple of integers, NumPy's included, or raise a ValueError."""
-    values = tuple(values)
+    """Return the values as a tuple of integers, NumPy's included, or raise an error."""
+    values = as_tuple(name, values, "a sequence of integers")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not is_integer(value) or value < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {describe(value)}")
     return tuple(int(value) for value in values)
 
 

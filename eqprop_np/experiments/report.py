@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.files import replacing
+from eqprop_np.optimizers import Exponential, RateSchedule, Steps
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress
@@ -61,7 +62,7 @@ class Report:
         """
         config = self.directory / "config.json"
         if config.exists():
-            self.commits = list(json.loads(config.read_text("utf-8")).get("git_commits", []))
+            self.commits = _commits(config)
         if (commit := git_commit()) not in self.commits:
             self.commits.append(commit)
         for line in describe(self.configuration):
@@ -72,8 +73,10 @@ class Report:
             file.writelines(json.dumps(record) + "\n" for record in records(progress))
 
     def batch(self, progress: Progress) -> None:
-        """Save a checkpoint if the last one is a minute old."""
-        if time.monotonic() - self.saved > SAVE_EVERY:
+        """Save a checkpoint if the last one is a minute old and training has not diverged."""
+        if time.monotonic() - self.saved > SAVE_EVERY and all(
+            np.isfinite(value).all() for value in progress.theta.values()
+        ):
             self.save(progress)
 
     def save(self, progress: Progress) -> None:
@@ -156,19 +159,35 @@ def describe(configuration: Configuration) -> list[str]:
     """Return a few readable lines that say what a run does."""
     e, t, p = configuration.experiment, configuration.experiment.training, configuration.experiment.phases
     rates = " ".join(f"{rate:g}" for rate in t.learning_rates)
+    names = ("kernel", "pool", "stride", "padding")
+    sides = "".join(f", {name} {' '.join(map(str, getattr(e.layers, name)))}" for name in names)
+    angle = f", ψ {e.psi or 0.0:g}°" if e.untied else ""
+    epsilon = f", ε {e.epsilon:g}" if e.dynamics == "real-time" else ""
+    extras = {"momentum": t.momentum, "weight decay": t.weight_decay, "augment": t.augment}
+    extra = "".join(f", {name} {value:g}" for name, value in extras.items() if value)
     schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
     omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
     held_out = f", {configuration.validation} held out" if configuration.validation else ""
     size = "×".join(map(str, configuration.image))
     return [
-        f"{e.name}: rule {e.rule}, {e.dynamics}, {e.activation}, hidden layers {e.layers}",
+        f"{e.name}: rule {e.rule}{angle}, {e.dynamics}{epsilon}, {e.activation}, hidden layers {e.layers}"
+        f"{sides if e.layers.channels else ''}",
         f"data: {configuration.dataset}, {configuration.train_size} training images{held_out} of {size} "
         f"pixels, {configuration.classes} classes, seed {configuration.seed}",
         f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, "
         f"{schedule}{omega}, tol {p.schedule.tol:g}",
-        f"training: {t.epochs} epochs, batches of {t.batch_size}, {t.optimizer}, rates {rates}, "
-        f"{t.rate_schedule}, workers {t.workers}",
+        f"training: {t.epochs} epochs, batches of {t.batch_size}, {t.optimizer}{extra}, rates {rates} "
+        f"{_rate_schedule(t.rate_schedule)}, workers {t.workers}",
     ]
+
+
+def _rate_schedule(schedule: RateSchedule) -> str:
+    """Return in words how the learning rates change."""
+    if isinstance(schedule, Steps):
+        return f"times {schedule.decay:g} every {schedule.every} epochs"
+    if isinstance(schedule, Exponential):
+        return "constant" if schedule.decay == 1 else f"times {schedule.decay:g} per epoch"
+    return "falling to 0 as a cosine"
 
 
 def records(progress: Progress) -> list[dict[str, float]]:
@@ -190,7 +209,7 @@ def summarize(
     """
     history, experiment = records(progress), configuration.experiment
     network = experiment.build(configuration.image, configuration.classes).network
-    start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi)
+    start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi or 0.0)
     return {
         "preset": experiment.name,
         "rule": experiment.rule,
@@ -214,6 +233,15 @@ def summarize(
         "configuration": configuration.to_json(),
         "history": history,
     }
+
+
+def _commits(config: Path) -> list[str | None]:
+    """Return the commits that a ``config.json`` names; [None] if the file is old or damaged."""
+    try:
+        commits = json.loads(config.read_text("utf-8"))["git_commits"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return [None]
+    return commits if isinstance(commits, list) else [None]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ class System:
         """Return θ, x and y in float64. ψ is the angle between untied weights, in degrees."""
         rng = np.random.default_rng(seed)
         shapes = self.dynamics.network.shapes
-        theta = self.dynamics.network.init(rng, np.float64, psi)
+        theta = self.dynamics.init(rng, np.float64, psi)
         x = rng.uniform(0, 1, (self.batch, *shapes[0]))
         classes = shapes[-1][0]
         return theta, x, np.eye(classes)[rng.integers(0, classes, self.batch)]

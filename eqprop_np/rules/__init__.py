@@ -50,9 +50,16 @@ class LearningRule:
     twin: Rule | None = None
     twin_applies: Callable[[Network], bool] = telescoped.is_dense
 
+    @property
+    def in_table(self) -> bool:
+        """Whether this is a line of `RULES`, and not the record of a rule of your own."""
+        return RULES.get(self.name) == self
+
     def fastest(self, network: Network) -> Rule:
-        """Return the fastest form of the rule for this network. It does not check its arguments."""
+        """Return the fastest form of the rule for this network. A rule of the table does not check there."""
         rule = self.function if self.twin is None or not self.twin_applies(network) else self.twin
+        if not self.in_table:
+            return rule  # what wraps a rule of your own may do more than check
         unchecked: Rule = inspect.unwrap(rule)
         return unchecked
 
@@ -95,3 +102,4 @@ RULES = {
         LearningRule("asymep", asymmetric.asymep, networks="both"),
     )
 }
+"""The table of the rules: each name on the command line and its record."""
