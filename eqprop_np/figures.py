@@ -27,7 +27,6 @@ import numpy as np
 from matplotlib import style
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -450,7 +449,7 @@ def draw_estimators(systems: Mapping[str, Mapping[float, Measurement]]) -> Figur
     looks = [MARKS[name] for name in names]
     handles = [Line2D([], [], ls="", marker=m, color=c, mfc="none", mew=1.4, ms=8) for m, c in looks]
     figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
-    FigureCanvasAgg(figure).draw()  # the labels' places depend on the layout
+    figure.draw_without_rendering()  # the labels' places depend on the layout
     figure.set_layout_engine("none")
     for axes, (_, measurements) in panels:
         _label_points(figure, axes, estimator_points(measurements))
@@ -459,7 +458,6 @@ def draw_estimators(systems: Mapping[str, Mapping[float, Measurement]]) -> Figur
 
 def _label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """Write each label beside its mark, where it covers neither another label nor a mark."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
     scale = figure.dpi / 72
     centres = [axes.transData.transform((p.drives, max(p.error, SMALLEST))) for p in points]
     taken = [Bbox.from_bounds(x - 5 * scale, y - 5 * scale, 10 * scale, 10 * scale) for x, y in centres]
@@ -467,7 +465,7 @@ def _label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         if not point.label:
             continue
         text = axes.text(0, 0, point.label, fontsize=8)
-        box = text.get_window_extent(renderer)
+        box = text.get_window_extent()
         text.remove()
         for radius, angle in _around():
             dx, dy = radius * np.cos(angle), radius * np.sin(angle)

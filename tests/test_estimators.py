@@ -1,6 +1,7 @@
 """Tests of the table of estimators: its lines, its orders, its costs, and what it says is exact."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -367,3 +368,25 @@ def test_theorem_1_needs_tied_weights(capsys: pytest.CaptureFixture[str]) -> Non
 def test_theorem_1_holds_on_the_small_chains(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert systems.main(["--system", name]) == 0
     assert "order in β" in capsys.readouterr().out
+
+
+def test_the_readme_has_the_lines_of_the_default_system() -> None:
+    """Two lines are measured again: that of centred EP, and that of the implicit gradient."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    system = SYSTEMS["toy"]
+    problem = prepare(system.dynamics, *system.draw(0))
+    centred = tied_estimators(problem, 10 * system.beta, RATIO)[2]
+    records = (
+        estimators._measure(problem, centred, problem.limit),
+        estimators._exact_record(
+            problem, "implicit", "", problem.exact, problem.iterations, 2 * (1 + problem.iterations)
+        ),
+    )
+    head, *lines = estimator_lines(Measurement(records, 0.0, ()))
+    assert f"    {head}\n" in readme
+    for record, line in zip(records, lines, strict=True):
+        (written,) = (text for text in readme.splitlines() if text.startswith(f"    {record.estimator} "))
+        *words, steps, drives = written.split()
+        assert words == line.split()[:-2]
+        assert int(steps) == pytest.approx(record.steps, abs=8)  # the last steps depend on rounding
+        assert int(drives) == pytest.approx(record.drives, abs=16)
