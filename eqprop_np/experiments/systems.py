@@ -76,8 +76,8 @@ def _small(dynamics: Dynamics) -> System:
 
 
 SYSTEMS = {
-    "chain": _small(DiscreteTime(CHAIN)),  # with tanh it would oscillate at ψ = 180°
-    "chain-untied": _small(DiscreteTime(untied(CHAIN))),
+    "chain": _small(DiscreteTime(CHAIN)),
+    "chain-untied": _small(DiscreteTime(untied(CHAIN))),  # with tanh it would oscillate at ψ = 180°
     "chain-real": _small(RealTime(CHAIN, tanh, epsilon=0.5, clamp=False)),
     "chain-real-untied": _small(RealTime(untied(CHAIN), tanh, epsilon=0.5, clamp=False)),
     "toy": System(_real_time(toy()), steps=80, beta=0.01, batch=1, eta=3e-4),
