@@ -1,12 +1,15 @@
-"""Draw the figures of the abstract, the filters of a trained CNN, and the errors of a trained network.
+"""Draw the figures of the abstract, the estimators beyond it, and what a trained network has learned.
 
-The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``, ``filters`` and ``errors``.
+The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``, ``estimators``, ``settle``,
+``filters`` and ``errors``.
 
 - Fig. 1(a) shows the free phase unrolled with BPTT's gradients, and the nudged phase with EP's updates.
 - Fig. 1(b) compares Δ_θ(t) and −∇_θ(t) for some synapses in standard EP, continual EP and a discrete-time
   CNN.
 - Fig. 1(c) plots the test error after training against the angle between updates and gradients before
   training. Its points are the recorded runs of `eqprop_np.sweep`.
+- The figure of estimators plots the error of every estimator of the gradient against its cost.
+- The animation ``settle`` shows both phases of a small network (`eqprop_np.animation`).
 - The filters are those of the first layer of a CNN, with the steady states of three samples.
 - The errors are those of a checkpoint on its test set: the confusion matrix and the worst errors.
 
@@ -16,23 +19,27 @@ The colours are those of `eqprop_np.plots.COLOURS`, which colour-blind readers c
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from eqprop_np.activations import Array
+from eqprop_np.animation import draw_settling, require_gif, save_animation, small_network
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments.checkpoint import CheckpointError, load
 from eqprop_np.experiments.datasets import DataError
 from eqprop_np.experiments.datasets import load as load_data
-from eqprop_np.experiments.systems import SYSTEMS
+from eqprop_np.experiments.estimators import Measurement
+from eqprop_np.experiments.systems import SYSTEMS, estimators_of
 from eqprop_np.files import replacing
 from eqprop_np.network import Theta
 from eqprop_np.plots import COLOURS, plot_confusion_matrix, plot_worst_errors
@@ -321,6 +328,179 @@ def _draw_family(
             axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=8, color=colour)
 
 
+# ---- the estimators
+
+
+MARKS = {  # the marker and the colour of each estimator
+    "one-sided EP": ("o", COLOURS[0]),
+    "random-sign EP": ("D", COLOURS[0]),
+    "centred EP": ("s", COLOURS[0]),
+    "holomorphic EP": ("^", COLOURS[2]),
+    "C-EP": ("v", COLOURS[4]),
+    "VF": ("<", COLOURS[3]),
+    "C-VF": (">", COLOURS[4]),
+    "AsymEP": ("P", COLOURS[1]),
+    "BPTT": ("X", COLOURS[6]),
+    "implicit": ("*", COLOURS[6]),
+}
+ESTIMATOR_PANELS = {  # the systems and the titles of their panels
+    "chain": "tied weights, discrete time",
+    "chain-real": "tied weights, real time",
+    "chain-untied": "untied weights, discrete time",
+    "chain-real-untied": "untied weights, real time",
+}
+SMALLEST = 1e-9
+"""Smaller errors, as that of the implicit gradient, which is 0, are drawn here."""
+
+
+class Point(NamedTuple):
+    """A mark of the figure of estimators.
+
+    Attributes
+    ----------
+    estimator : str
+        A name in ``MARKS``.
+    label : str
+        What distinguishes the mark from others of the same estimator; may be empty.
+    drives : int
+        Its cost.
+    error : float
+        Its error relative to the exact gradient.
+    """
+
+    estimator: str
+    label: str
+    drives: int
+    error: float
+
+
+def estimator_points(measurements: Mapping[float, Measurement]) -> list[Point]:
+    """Return the marks of one system.
+
+    Parameters
+    ----------
+    measurements : dict
+        From ψ to the measured estimators, as `eqprop_np.experiments.systems.estimators_of` returns them.
+
+    Returns
+    -------
+    list of Point
+        With several ψ, BPTT and the implicit gradient are taken from ψ = 90° only, because they do not
+        depend much on it.
+    """
+    several = len(measurements) > 1
+    points: list[Point] = []
+    for psi, measurement in measurements.items():
+        for record in measurement.records:
+            name, _, detail = record.estimator.partition(", ")
+            if name in ("BPTT", "implicit"):
+                if several and psi != 90:
+                    continue
+                label = record.setting
+            elif several:
+                label = f"ψ = {psi:g}°"
+            else:
+                label = record.setting.split(", ")[0] if name == "C-EP" else detail
+            points.append(
+                Point(name, label.replace(" = ", "=").replace("e-0", "e-"), record.drives, record.error)
+            )
+    return points
+
+
+def draw_estimators(systems: Mapping[str, Mapping[float, Measurement]]) -> Figure:
+    """Draw the error of every estimator against its cost, on logarithmic axes.
+
+    Parameters
+    ----------
+    systems : dict
+        From the title of a panel to the measured estimators of its system for each ψ.
+
+    Returns
+    -------
+    Figure
+        A panel per system in two columns, with one mark for each estimator and setting.
+    """
+    rows = -(-len(systems) // 2)
+    figure = Figure(figsize=(10, 0.7 + 3.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True)
+    panels = list(zip(grid.flat, systems.items(), strict=False))
+    shown: set[str] = set()
+    for axes, (title, measurements) in panels:
+        points = estimator_points(measurements)
+        shown |= {point.estimator for point in points}
+        for point in points:
+            marker, colour = MARKS[point.estimator]
+            at = (point.drives, max(point.error, SMALLEST))
+            axes.plot(*at, marker, color=colour, mfc="none", mew=1.4, ms=8, clip_on=False)
+        axes.set(xscale="log", yscale="log", xlim=(8, 9000), ylim=(SMALLEST, 10))
+        axes.set_yticks([10.0**power for power in (0, -2, -4, -6, -8)])
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_title(title, fontsize=11)
+        axes.grid(color="0.92", lw=0.8)
+        note = f"on the axis: below {SMALLEST:.0e}".replace("e-0", "e-")
+        axes.text(0.02, 0.03, note, fontsize=8, color=GREY, transform=axes.transAxes)
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes in grid[-1]:
+        axes.set_xlabel("cost: drives after the first phase")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("error, relative to the exact gradient")
+    names = [name for name in MARKS if name in shown]
+    looks = [MARKS[name] for name in names]
+    handles = [Line2D([], [], ls="", marker=m, color=c, mfc="none", mew=1.4, ms=8) for m, c in looks]
+    figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False, fontsize=10)
+    figure.draw_without_rendering()  # the labels' places depend on the layout
+    figure.set_layout_engine("none")
+    for axes, (_, measurements) in panels:
+        _label_points(figure, axes, estimator_points(measurements))
+    return figure
+
+
+def _label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Write each label beside its mark, where it covers neither another label nor a mark."""
+    scale = figure.dpi / 72
+    centres = [axes.transData.transform((p.drives, max(p.error, SMALLEST))) for p in points]
+    taken = [Bbox.from_bounds(x - 5 * scale, y - 5 * scale, 10 * scale, 10 * scale) for x, y in centres]
+    for point, (x, y) in zip(points, centres, strict=True):
+        if not point.label:
+            continue
+        text = axes.text(0, 0, point.label, fontsize=8)
+        box = text.get_window_extent()
+        text.remove()
+        for radius, angle in _around():
+            dx, dy = radius * np.cos(angle), radius * np.sin(angle)
+            left = x + dx * scale - box.width * (1 - np.cos(angle)) / 2
+            place = Bbox.from_bounds(left, y + dy * scale - box.height / 2, box.width, box.height)
+            frame = axes.bbox
+            inside = frame.x0 <= place.x0 and place.x1 <= frame.x1
+            inside &= frame.y0 + 3 * scale <= place.y0 and place.y1 <= frame.y1
+            if inside and not place.padded(1.5).count_overlaps(taken):
+                break
+        taken.append(place)
+        colour = MARKS[point.estimator][1]
+        at = ((place.x0 + place.width / 2 - x) / scale, (place.y0 + place.height / 2 - y) / scale)
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 4}
+        axes.annotate(
+            point.label,
+            (point.drives, max(point.error, SMALLEST)),
+            at,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=colour,
+            arrowprops=line if radius > 12 else None,
+            annotation_clip=False,
+        )
+
+
+def _around() -> Iterator[tuple[float, float]]:
+    """Yield places around a mark as (distance in points, angle), the nearest first."""
+    for radius in range(8, 90, 6):
+        for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202):
+            yield radius, np.deg2rad(angle)
+
+
 # ---- a trained CNN
 
 
@@ -441,7 +621,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out or Path("runs") / f"{options.figure}.png"
     try:
         with style.context(STYLE):
-            save(options.draw(options), out)
+            drawn = options.draw(options)
+            if isinstance(drawn, FuncAnimation):
+                save_animation(drawn, out)
+            else:
+                save(drawn, out)
     except (NotConverged, CheckpointError, DataError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -461,8 +645,9 @@ def _parser() -> argparse.ArgumentParser:
     fig1b = figures.add_parser(
         "fig1b", parents=[common], help="updates of EP and gradients of BPTT over time"
     )
+    tied = [name for name, system in SYSTEMS.items() if system.dynamics.network.tied]
     fig1b.add_argument(
-        "--system", choices=SYSTEMS, help="system for EP and C-EP (default: the paper's three panels)"
+        "--system", choices=tied, help="system for EP and C-EP (default: the paper's three panels)"
     )
     fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="seed of θ and the data (default: 0)")
     fig1b.set_defaults(draw=_fig1b)
@@ -501,7 +686,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     errors.add_argument("--data", help="data set, as in eqprop_np.mnist (default: that of the run)")
     errors.set_defaults(draw=_errors)
+    estimators = figures.add_parser(
+        "estimators", parents=[common], help="the error of every estimator of the gradient against its cost"
+    )
+    estimators.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of θ and the data (default: 0)"
+    )
+    estimators.set_defaults(draw=_estimators)
+    settle = figures.add_parser("settle", help="animation of a small network in both phases")
+    settle.add_argument(
+        "--out", type=Path, metavar="FILE", help="output file: .gif (default: runs/settle.gif)"
+    )
+    settle.set_defaults(draw=_settle, out=Path("runs/settle.gif"))
     return parser
+
+
+def _estimators(options: argparse.Namespace) -> Figure:
+    return draw_estimators(
+        {title: estimators_of(SYSTEMS[name], options.seed) for name, title in ESTIMATOR_PANELS.items()}
+    )
+
+
+def _settle(options: argparse.Namespace) -> FuncAnimation:
+    require_gif(options.out)  # before the work
+    return draw_settling(small_network())
 
 
 def _fig1b(options: argparse.Namespace) -> Figure:
