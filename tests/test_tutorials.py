@@ -42,6 +42,8 @@ APPENDIX = "appendix"
 SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_faults`; authors add theirs
     "01-energy-and-phi",
     "02-two-phases",
+    "07-continual-updates",
+    "08-asymmetric-connections",
 }
 MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text

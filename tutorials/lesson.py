@@ -4,13 +4,14 @@ The plots of a single notebook are functions here too, if their code is long and
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 plt.switch_backend(plt.get_backend())  # load it, so that IPython shows a Figure that pyplot did not make
@@ -374,5 +375,196 @@ def draw_training(losses: Any) -> Figure:
             np.arange(values.shape[1]), values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
         )
     ax.set(xlabel="update", ylabel=r"loss $\mathcal{L}$")
+    ax.legend()
+    return figure
+
+
+# ---- notebook 7: the weight of the two neurons moves while their state slides
+
+Paths = tuple[Any, Any]
+"""The states, shape (steps + 1, 2), and the weight, shape (steps + 1,), of a second phase."""
+
+
+def pair_phase(eta: float, beta: float = 0.5, steps: int = 60, x: float = 0.3, target: float = 1.0) -> Paths:
+    """Return the states and the weight of two neurons in a second phase of C-EP, Eq. (5).
+
+    With ``eta`` = 0 this is the second phase of EP. The first phase has converged with the weight 1.
+    """
+    s, w = nudged_minimum(0.0, 1.0, x, target), 1.0
+    states, weights = [s], [w]
+    for _ in range(steps):
+
+        def height(s1: Any, s2: Any, w: float = w) -> Any:
+            return pair_energy(s1, s2, w, x) + beta * (s2 - target) ** 2 / 2
+
+        moved = s - 0.2 * slope(height, *s)
+        w += eta / beta * (np.prod(np.tanh(moved)) - np.prod(np.tanh(s)))
+        s = moved
+        states.append(s)
+        weights.append(w)
+    return np.array(states), np.array(weights)
+
+
+def draw_moving_weight(eta: float, beta: float = 0.5, steps: int = 60) -> Figure:
+    """Draw the second phases of EP and of C-EP on the landscape E + βℓ of two neurons, and the weight.
+
+    Left: the landscape with the weight of the first phase. Middle: with the weight in which C-EP ends.
+    """
+    still, _ = pair_phase(0.0, beta, steps)
+    moving, weights = pair_phase(eta, beta, steps)
+    jump = eta / beta * (np.prod(np.tanh(still[-1])) - np.prod(np.tanh(still[0])))
+    figure = Figure(figsize=(9.6, 3.2))
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
+    for ax, w, path, name in (
+        (left, 1.0, still, "ep"),
+        (middle, weights[-1], moving, "second"),
+    ):
+
+        def height(s1: Any, s2: Any, w: float = w) -> Any:
+            return pair_energy(s1, s2, w) + beta * (s2 - 1) ** 2 / 2
+
+        draw_landscape(ax, height, 0.1, 0.9)
+        ax.axhline(still[-1, 1], color="0.35", linestyle=":", linewidth=1)
+        ax.axvline(still[-1, 0], color="0.35", linestyle=":", linewidth=1)
+        ax.plot(*path.T, color=COLOURS[name], linewidth=2.5)
+        ax.plot(*path[0], "o", color=COLOURS["free"], markersize=7)
+        ax.plot(*path[-1], "o", color=COLOURS["nudged"], markersize=7)
+    left.set_title("EP: $w = 1$ all the time")
+    middle.set_title(f"C-EP: at the end $w = {weights[-1]:.2f}$")
+    t = np.arange(steps + 1)
+    right.plot([0, steps, steps, steps + 6], [1, 1, 1 + jump, 1 + jump], color=COLOURS["ep"], label="EP")
+    right.plot(
+        [*t, steps + 6], [*weights, weights[-1]], color=COLOURS["second"], label=f"C-EP, η = {eta:.2f}"
+    )
+    right.set(xlabel="step $t$ of the second phase", title="The weight $w$", ylim=(0.98, 1.37))
+    right.legend(loc="upper left")
+    return figure
+
+
+def draw_continual_bias(etas: Any, distances: Any) -> Figure:
+    """Draw the distance of C-EP's update from EP's over η, one line for each network (row)."""
+    figure = Figure(figsize=(5.6, 2.9))
+    ax = figure.subplots()
+    for k, row in enumerate(distances):
+        label = f"C-EP, {len(distances)} networks" if k == 0 else None
+        ax.loglog(etas, row, ".-", color=COLOURS["second"], linewidth=1, alpha=0.8, label=label)
+    middle = np.median(distances[:, 0])
+    ax.loglog(etas, middle * etas / etas[0], ":", color="black", label="slope 1")
+    ax.set(xlabel="learning rate η", ylabel="relative distance to EP's update")
+    ax.legend()
+    return figure
+
+
+def draw_continual_processes(
+    eta: float, nablas: Sequence[Any], ep: Sequence[Any], cep: Sequence[Any], titles: Sequence[str]
+) -> Figure:
+    """Draw Δ_θ(t) of EP and of C-EP for six synapses, with −∇_θ(t) dashed.
+
+    Parameters
+    ----------
+    eta : float
+        η of C-EP, for the title.
+    nablas, ep, cep : sequence of Moment
+        The gradients of BPTT and the two processes of updates.
+    titles : two of str
+        What the titles of the two panels say after the names.
+    """
+    weights = [name for name in nablas[0].theta if name.startswith("w")]
+    totals = {name: sum(m.theta[name] for m in nablas) for name in weights}
+    places = [(name, k) for name, total in totals.items() for k in (total.argmin(), total.argmax())]
+    colours = [COLOURS[name] for name in ("free", "nudged", "ep", "second", "third", "fourth")]
+    figure = Figure(figsize=(8.6, 3))
+    panels = figure.subplots(1, 2, sharey=True)
+    names = ("EP", f"C-EP, η = {eta:.0e}")
+    for ax, process, name, title in zip(panels, (ep, cep), names, titles, strict=True):
+        for (weight, place), colour in zip(places, colours, strict=False):
+            ax.plot([m.theta[weight].flat[place] for m in process], color=colour, linewidth=3, alpha=0.45)
+            ax.plot([-m.theta[weight].flat[place] for m in nablas], "--", color=COLOURS["bptt"], linewidth=1)
+        ax.set(xlabel="step $t$", title=f"{name}: {title}")
+    panels[0].plot([], [], color="0.5", linewidth=3, alpha=0.6, label=r"$\Delta_\theta(t)$")
+    panels[0].plot([], [], "--", color=COLOURS["bptt"], linewidth=1, label=r"$-\nabla_\theta(t)$ of BPTT")
+    low = min(-m.theta[name].flat[k] for m in nablas for name, k in places)
+    high = max(-m.theta[name].flat[k] for m in nablas for name, k in places)
+    panels[0].set_ylim(low - 0.5 * (high - low), high + 0.5 * (high - low))
+    panels[0].legend(loc="upper right")
+    return figure
+
+
+def draw_eta_beta_map(betas: Any, etas: Any, errors: Any, best: Any, limit: Any) -> Figure:
+    """Draw a map of the error over β and η.
+
+    Parameters
+    ----------
+    betas, etas : ndarray
+        The grid.
+    errors : ndarray, shape (len(etas), len(betas))
+    best, limit : ndarray
+        For each β, the η where the two errors cancel, and the η where κ = 1.
+    """
+    figure = Figure(figsize=(6.6, 3.9))
+    ax = figure.subplots()
+    image = ax.pcolormesh(betas, etas, errors, norm=LogNorm(1e-3, 10), cmap="viridis", shading="nearest")
+    ax.plot(betas, best, "--", color="white", linewidth=1.5)
+    ax.plot(betas, limit, color="black", linewidth=1.5)
+    step = np.sqrt(etas[1] / etas[0])
+    ax.set(xscale="log", yscale="log", xlabel="nudge β", ylabel="learning rate η")
+    ax.set_ylim(etas[0] / step, etas[-1] * step)
+    figure.colorbar(image, label="relative distance to BPTT", extend="both")
+    return figure
+
+
+def draw_hill(kappas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: float = 0.5) -> Figure:
+    """Draw what moving weights add to the energy of two neurons, and the error of C-EP for both signs of β.
+
+    Parameters
+    ----------
+    kappas : ndarray
+    by_sign : dict
+        For each of "β > 0", "β < 0" and "mean of both" the errors at these κ.
+    eta, beta : float
+        η and \\|β\\| of the left panel.
+    """
+    figure = Figure(figsize=(8.8, 3))
+    left, right = figure.subplots(1, 2)
+    free, nudged = nudged_minimum(np.array([0.0, beta])).T
+    along = np.linspace(-1.2, 2.6, 121)
+    s1, s2 = free[:, None] + (nudged - free)[:, None] * along
+    way = along * np.linalg.norm(nudged - free)
+    energy = pair_energy(s1, s2) - pair_energy(*free)
+    added = eta / (2 * beta) * (np.tanh(s1) * np.tanh(s2) - np.prod(np.tanh(free))) ** 2
+    colours = {"β > 0": "second", "β < 0": "fourth", "mean of both": "ep"}
+    left.plot(way, energy, color="black", label="$E$, weights fixed")
+    left.plot(way, energy - added, color=COLOURS["second"], label="with the hill of β > 0")
+    left.plot(way, energy + added, color=COLOURS["fourth"], label="with the bowl of β < 0")
+    left.plot(0, 0, "o", color=COLOURS["free"], markersize=7)
+    left.set(xlabel="distance from $s_\\ast$ towards the target", title="The energy that the neurons feel")
+    left.legend()
+    for (name, values), style in zip(by_sign.items(), ("o-", "x-", "s-"), strict=True):
+        right.loglog(kappas, values, style, color=COLOURS[colours[name]], markersize=4, label=name)
+    right.axvline(1, color="0.6", linestyle="--", linewidth=1)
+    right.set(xlabel="κ of the output layer", title="Relative distance of Δ(t) to BPTT", ylim=(2e-5, 1e2))
+    right.legend()
+    return figure
+
+
+def draw_rates_of_training(rates: Sequence[float], errors: Mapping[str, Any]) -> Figure:
+    """Draw the test error over the learning rate: the mean of several seeds, with each seed as a dot.
+
+    Parameters
+    ----------
+    rates : sequence of float
+    errors : dict
+        For each rule an array (rates, seeds).
+    """
+    figure = Figure(figsize=(5.8, 3))
+    ax = figure.subplots()
+    colours = (COLOURS["ep"], COLOURS["second"], COLOURS["fourth"])
+    for k, ((name, values), colour) in enumerate(zip(errors.items(), colours, strict=False)):
+        shifted = np.array(rates) * 1.03 ** (k - 1)  # so that the dots do not hide each other
+        ax.semilogx(shifted, values.mean(axis=1), "-", color=colour, label=name)
+        ax.semilogx(shifted, values, "o", color=colour, markersize=4, alpha=0.6)
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="learning rate of the first layer", ylabel="test error (%)", ylim=(0, 100))
     ax.legend()
     return figure
