@@ -568,3 +568,205 @@ def draw_rates_of_training(rates: Sequence[float], errors: Mapping[str, Any]) ->
     ax.set(xlabel="learning rate of the first layer", ylabel="test error (%)", ylim=(0, 100))
     ax.legend()
     return figure
+
+
+# ---- notebook 8: asymmetric connections
+
+
+def draw_flows(velocity: Callable[..., Any], w_b: float, w_f: float = 2.0) -> Figure:
+    """Draw the flow of two neurons for w_b = w_f, for w_b = ½ w_f and for a given w_b.
+
+    Parameters
+    ----------
+    velocity : callable
+        Maps (s1, s2, w_f, w_b) to the two components of ds/dt.
+    w_b, w_f : float
+        The backward weight of the right panel, and the forward weight.
+    """
+    axis = np.linspace(-1.8, 1.8, 73)
+    s1, s2 = np.meshgrid(axis, axis)
+    figure = Figure(figsize=(9.8, 3.4))
+    panels = figure.subplots(1, 3, sharey=True)
+    for ax, back in zip(panels, (w_f, w_f / 2, w_b), strict=True):
+        v1, v2 = velocity(s1, s2, w_f, back)
+        curl = np.gradient(v2, axis, axis=1) - np.gradient(v1, axis, axis=0)
+        image = ax.pcolormesh(s1, s2, curl, cmap="RdBu_r", vmin=-6, vmax=6, shading="nearest")
+        ax.streamplot(axis, axis, v1, v2, color="0.45", linewidth=0.7, density=0.7, arrowsize=0.8)
+        if back > 0:
+            falling = (w_f * s1**2 + back * s2**2) / 2 - w_f * back * np.tanh(s1) * np.tanh(s2)
+            ax.contour(s1, s2, falling, levels=12, colors=[COLOURS["ep"]], linewidths=0.9)
+        path = [np.array([[-1.6, 1.6], [1.0, -0.7]])]
+        for _ in range(400):
+            path.append(path[-1] + 0.03 * np.array(velocity(*path[-1], w_f, back)))
+        ax.plot(*np.array(path).transpose(1, 0, 2), color="black", linewidth=2)
+        ax.plot(*path[0], "o", color="black", markersize=5)
+        ax.set(xlabel="hidden neuron $s_1$", aspect="equal", title=f"$w_f$ = {w_f:g}, $w_b$ = {back:g}")
+    panels[0].set_ylabel("output $s_2$")
+    figure.colorbar(image, ax=list(panels), label="curl of the velocity", shrink=0.85, extend="both")
+    return figure
+
+
+def draw_turned_updates(
+    psis: Sequence[float], angles: Mapping[str, Any], psi: float, wanted: Sequence[Any], found: Sequence[Any]
+) -> Figure:
+    """Draw the angle between update and gradient over ψ, and the displacement of neurons at one ψ.
+
+    Parameters
+    ----------
+    psis : sequence of float
+    angles : dict
+        For each parameter an array (psis, networks); "all" for all parameters as one vector.
+    psi : float
+        ψ of the right panel.
+    wanted, found : (hidden, output)
+        For each neuron and sample, minus backpropagation's δ, and the displacement per unit of nudge.
+    """
+    labels = {
+        "w0-1": ("o-", "third", "input to hidden"),
+        "w2-1": ("x--", "nudged", "output to hidden, $w_b$"),
+        "w1-2": ("s-", "free", "hidden to output, $w_f$"),
+        "all": ("D-", "bptt", "all parameters"),
+    }
+    figure = Figure(figsize=(9.2, 3.5))
+    left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    left.plot([0, 180], [0, 180], color="0.8", linewidth=1)
+    left.axvline(psi, color=COLOURS["second"], linewidth=1)
+    for name, (style, colour, label) in labels.items():
+        mean, spread = angles[name].mean(axis=1), angles[name].std(axis=1, ddof=1)
+        left.errorbar(
+            psis, mean, spread, fmt=style, color=COLOURS[colour], markersize=5, linewidth=1.2, label=label
+        )
+    left.set(xlabel="angle ψ between $w_f$ and $w_b$ (°)", ylabel="angle update to gradient (°)")
+    left.set(xticks=range(0, 181, 30), yticks=range(0, 181, 30))
+    left.legend(fontsize=8)
+    for k, (name, label) in enumerate((("third", "hidden neurons"), ("free", "outputs"))):
+        scale = np.abs(wanted[k]).max()
+        right.plot(
+            (wanted[k] / scale).ravel(),
+            (found[k] / scale).ravel(),
+            ".",
+            color=COLOURS[name],
+            markersize=4,
+            alpha=0.5,
+            label=label,
+        )
+    right.plot([-1, 1], [-1, 1], color="0.8", linewidth=1, zorder=0)
+    right.set(xlim=(-1.1, 1.1), ylim=(-1.5, 1.5), xticks=(-1, 0, 1), yticks=(-1, 0, 1), title=f"ψ = {psi:g}°")
+    right.set(xlabel="wanted: −δ of backpropagation", ylabel="displacement per nudge")
+    right.legend(loc="upper left")
+    return figure
+
+
+def draw_courses(runs: Mapping[str, Any]) -> Figure:
+    """Draw ψ, the angle to BPTT and the test error over the epochs, mean and range of several seeds.
+
+    Parameters
+    ----------
+    runs : dict
+        For each label an array (seeds, epochs + 1, 3).
+    """
+    figure = Figure(figsize=(9.6, 3.2))
+    panels = figure.subplots(1, 3)
+    titles = ("angle $w_f$ to $w_b$ (°)", "angle update to gradient (°)", "test error (%)")
+    colours = [COLOURS[name] for name in ("free", "third", "ep", "second", "nudged", "fourth")]
+    for (label, rows), colour in zip(runs.items(), colours, strict=False):
+        style = "--" if label.startswith("C-VF") else "-"
+        for ax, values in zip(panels, np.moveaxis(rows, 2, 0), strict=True):
+            epochs = np.arange(values.shape[1])
+            ax.plot(epochs, values.mean(axis=0), style, color=colour, label=label)
+            ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
+    for ax, title in zip(panels, titles, strict=True):
+        ax.set(xlabel="epoch", title=title, ylim=(0, None))
+    panels[0].set_yticks(range(0, 181, 45))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+    return figure
+
+
+PUBLISHED_1H = {  # (angle before training, test error in %), read off the published Fig. 1(c), ±0.5°
+    "EP-1h": [(16.8, 2.00)],
+    "C-EP-1h": [(50.0, 2.28)],
+    "C-VF-1h": [
+        (65.1, 2.36),
+        (65.6, 2.41),
+        (78.2, 2.39),
+        (80.1, 2.50),
+        (91.8, 2.47),
+        (98.8, 4.6),
+        (105.1, 88.0),
+        (113.2, 91.0),
+        (114.4, 93.0),
+    ],
+}
+FAMILIES = {"p-1h": "EP-1h", "cep-1h": "C-EP-1h", "cvf-1h": "C-VF-1h"}
+
+
+def draw_fig1c_beside_published(points: Sequence[Mapping[str, Any]], courses: Sequence[Any]) -> Figure:
+    """Draw the published Fig. 1(c) for one hidden layer, the recorded one, and ψ in the recorded runs.
+
+    Parameters
+    ----------
+    points : sequence of dict
+        The points of a sweep. Points of the same ψ are one marker at their mean, with a bar of one standard
+        deviation.
+    courses : sequence of array
+        For each run of C-VF, ψ after each epoch.
+    """
+    figure = Figure(figsize=(9.8, 3.2))
+    published, recorded, course = figure.subplots(1, 3)
+    colours = {"EP-1h": "ep", "C-EP-1h": "second", "C-VF-1h": "nudged"}
+    for name, values in PUBLISHED_1H.items():
+        published.plot(*np.transpose(values), "o:", color=COLOURS[colours[name]], linewidth=1, label=name)
+    for preset, name in FAMILIES.items():
+        family = [p for p in points if p["preset"] == preset]
+        groups = [[p for p in family if p["psi"] == psi] for psi in sorted({p["psi"] for p in family})]
+        angle, error = (
+            [[p[key] for p in group] for group in groups] for key in ("update_angle", "test_error")
+        )
+        bars = {
+            key: [np.std(v, ddof=1) for v in values] if max(map(len, values)) > 1 else None
+            for key, values in (("xerr", angle), ("yerr", error))
+        }
+        recorded.errorbar(
+            [np.mean(v) for v in angle],
+            [np.mean(v) for v in error],
+            **bars,
+            fmt="o:",
+            color=COLOURS[colours[name]],
+            linewidth=1,
+            label=name,
+        )
+    for ax, title in ((published, "Published"), (recorded, "Recorded here")):
+        ax.set(xlabel="angle to BPTT before training (°)", title=title, yscale="log", xlim=(0, 120))
+        ax.set_ylim(1.5, 120)
+        ax.set_yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
+        ax.set_yticks([], minor=True)
+    published.set_ylabel("test error (%)")
+    published.legend(loc="upper left")
+    for values in courses:
+        course.plot(values, color=plt.get_cmap("viridis")(values[0] / 200), linewidth=1.2)
+    course.set(xlabel="epoch", yticks=range(0, 181, 45), title="Recorded here: ψ of C-VF-1h (°)")
+    return figure
+
+
+def draw_error_over_angle(runs: Mapping[str, Any], epochs: Sequence[int]) -> Figure:
+    """Draw the test error after some epochs over the angle to BPTT before training.
+
+    Parameters
+    ----------
+    runs : dict
+        For each label an array (seeds, epochs + 1, 3), as in `draw_courses`. Markers are means, bars one
+        standard deviation.
+    epochs : sequence of int
+    """
+    figure = Figure(figsize=(6, 3))
+    ax = figure.subplots()
+    for epoch, name in zip(epochs, ("nudged", "third", "free", "ep"), strict=False):
+        rows = [(run[:, 0, 1], run[:, epoch, 2]) for run in runs.values()]
+        (x, dx), (y, dy) = (
+            np.transpose([(values[k].mean(), values[k].std(ddof=1)) for values in rows]) for k in (0, 1)
+        )
+        label = f"after epoch {epoch}"
+        ax.errorbar(x, y, dy, dx, fmt="o:", color=COLOURS[name], linewidth=1, markersize=4, label=label)
+    ax.set(xlabel="angle to BPTT before training (°)", ylabel="test error (%)", ylim=(0, None))
+    ax.legend()
+    return figure
