@@ -600,7 +600,7 @@ def draw_flows(velocity: Callable[..., Any], w_b: float, w_f: float = 2.0) -> Fi
             path.append(path[-1] + 0.03 * np.array(velocity(*path[-1], w_f, back)))
         ax.plot(*np.array(path).transpose(1, 0, 2), color="black", linewidth=2)
         ax.plot(*path[0], "o", color="black", markersize=5)
-        ax.set(xlabel="hidden neuron $s_1$", aspect="equal", title=f"$w_f$ = {w_f:g}, $w_b$ = {back:g}")
+        ax.set(xlabel="hidden neuron $s_1$", aspect="equal", title=f"$w_f = {w_f:g}$, $w_b = {back:g}$")
     panels[0].set_ylabel("output $s_2$")
     figure.colorbar(image, ax=list(panels), label="curl of the velocity", shrink=0.85, extend="both")
     return figure
