@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -1032,4 +1033,397 @@ def draw_kinks(betas: Any, curves: Mapping[str, tuple[Any, Any]]) -> Figure:
     left.set(xlabel="nudge β", ylabel="distance in θ")
     right.set(xlabel="nudge β", ylabel="largest displacement in layer 1")
     right.legend(fontsize=8)
+    return figure
+
+
+# ---- notebook 7: the weight of the two neurons moves while their state slides
+
+Paths = tuple[Any, Any]
+"""The states, shape (steps + 1, 2), and the weight, shape (steps + 1,), of a second phase."""
+
+
+def pair_phase(eta: float, beta: float = 0.5, steps: int = 60, x: float = 0.3, target: float = 1.0) -> Paths:
+    """Return the states and the weight of two neurons in a second phase of C-EP, Eq. (5).
+
+    With ``eta`` = 0 this is the second phase of EP. The first phase has converged with the weight 1.
+    """
+    s, w = nudged_minimum(0.0, 1.0, x, target), 1.0
+    states, weights = [s], [w]
+    for _ in range(steps):
+
+        def height(s1: Any, s2: Any, w: float = w) -> Any:
+            return pair_energy(s1, s2, w, x) + beta * (s2 - target) ** 2 / 2
+
+        moved = s - 0.2 * slope(height, *s)
+        w += eta / beta * (np.prod(np.tanh(moved)) - np.prod(np.tanh(s)))
+        s = moved
+        states.append(s)
+        weights.append(w)
+    return np.array(states), np.array(weights)
+
+
+def draw_moving_weight(eta: float, beta: float = 0.5, steps: int = 60) -> Figure:
+    """Draw the second phases of EP and of C-EP on the landscape E + βℓ of two neurons, and the weight.
+
+    Left: the landscape with the weight of the first phase. Middle: with the weight in which C-EP ends.
+    """
+    still, _ = pair_phase(0.0, beta, steps)
+    moving, weights = pair_phase(eta, beta, steps)
+    jump = eta / beta * (np.prod(np.tanh(still[-1])) - np.prod(np.tanh(still[0])))
+    figure = Figure(figsize=(9.6, 3.2))
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 1.2])
+    for ax, w, path, name in (
+        (left, 1.0, still, "ep"),
+        (middle, weights[-1], moving, "second"),
+    ):
+
+        def height(s1: Any, s2: Any, w: float = w) -> Any:
+            return pair_energy(s1, s2, w) + beta * (s2 - 1) ** 2 / 2
+
+        draw_landscape(ax, height, 0.1, 0.9)
+        ax.axhline(still[-1, 1], color="0.35", linestyle=":", linewidth=1)
+        ax.axvline(still[-1, 0], color="0.35", linestyle=":", linewidth=1)
+        ax.plot(*path.T, color=COLOURS[name], linewidth=2.5)
+        ax.plot(*path[0], "o", color=COLOURS["free"], markersize=7)
+        ax.plot(*path[-1], "o", color=COLOURS["nudged"], markersize=7)
+    left.set_title("EP: $w = 1$ all the time")
+    middle.set_title(f"C-EP: at the end $w = {weights[-1]:.2f}$")
+    t = np.arange(steps + 1)
+    right.plot([0, steps, steps, steps + 6], [1, 1, 1 + jump, 1 + jump], color=COLOURS["ep"], label="EP")
+    right.plot(
+        [*t, steps + 6], [*weights, weights[-1]], color=COLOURS["second"], label=f"C-EP, η = {eta:.2f}"
+    )
+    right.set(xlabel="step $t$ of the second phase", title="The weight $w$", ylim=(0.98, 1.37))
+    right.legend(loc="upper left")
+    return figure
+
+
+def draw_continual_bias(etas: Any, distances: Any) -> Figure:
+    """Draw the distance of C-EP's update from EP's over η, one line for each network (row)."""
+    figure = Figure(figsize=(5.6, 2.9))
+    ax = figure.subplots()
+    for k, row in enumerate(distances):
+        label = f"C-EP, {len(distances)} networks" if k == 0 else None
+        ax.loglog(etas, row, ".-", color=COLOURS["second"], linewidth=1, alpha=0.8, label=label)
+    middle = np.median(distances[:, 0])
+    ax.loglog(etas, middle * etas / etas[0], ":", color="black", label="slope 1")
+    ax.set(xlabel="learning rate η", ylabel="relative distance to EP's update")
+    ax.legend()
+    return figure
+
+
+def draw_continual_processes(
+    eta: float, nablas: Sequence[Any], ep: Sequence[Any], cep: Sequence[Any], titles: Sequence[str]
+) -> Figure:
+    """Draw Δ_θ(t) of EP and of C-EP for six synapses, with −∇_θ(t) dashed.
+
+    Parameters
+    ----------
+    eta : float
+        η of C-EP, for the title.
+    nablas, ep, cep : sequence of Moment
+        The gradients of BPTT and the two processes of updates.
+    titles : two of str
+        What the titles of the two panels say after the names.
+    """
+    weights = [name for name in nablas[0].theta if name.startswith("w")]
+    totals = {name: sum(m.theta[name] for m in nablas) for name in weights}
+    places = [(name, k) for name, total in totals.items() for k in (total.argmin(), total.argmax())]
+    colours = [COLOURS[name] for name in ("free", "nudged", "ep", "second", "third", "fourth")]
+    figure = Figure(figsize=(8.6, 3))
+    panels = figure.subplots(1, 2, sharey=True)
+    names = ("EP", f"C-EP, η = {eta:.0e}")
+    for ax, process, name, title in zip(panels, (ep, cep), names, titles, strict=True):
+        for (weight, place), colour in zip(places, colours, strict=False):
+            ax.plot([m.theta[weight].flat[place] for m in process], color=colour, linewidth=3, alpha=0.45)
+            ax.plot([-m.theta[weight].flat[place] for m in nablas], "--", color=COLOURS["bptt"], linewidth=1)
+        ax.set(xlabel="step $t$", title=f"{name}: {title}")
+    panels[0].plot([], [], color="0.5", linewidth=3, alpha=0.6, label=r"$\Delta_\theta(t)$")
+    panels[0].plot([], [], "--", color=COLOURS["bptt"], linewidth=1, label=r"$-\nabla_\theta(t)$ of BPTT")
+    low = min(-m.theta[name].flat[k] for m in nablas for name, k in places)
+    high = max(-m.theta[name].flat[k] for m in nablas for name, k in places)
+    panels[0].set_ylim(low - 0.5 * (high - low), high + 0.5 * (high - low))
+    panels[0].legend(loc="upper right")
+    return figure
+
+
+def draw_eta_beta_map(betas: Any, etas: Any, errors: Any, best: Any, limit: Any) -> Figure:
+    """Draw a map of the error over β and η.
+
+    Parameters
+    ----------
+    betas, etas : ndarray
+        The grid.
+    errors : ndarray, shape (len(etas), len(betas))
+    best, limit : ndarray
+        For each β, the η where the two errors cancel, and the η where κ = 1.
+    """
+    figure = Figure(figsize=(6.6, 3.9))
+    ax = figure.subplots()
+    image = ax.pcolormesh(betas, etas, errors, norm=LogNorm(1e-3, 10), cmap="viridis", shading="nearest")
+    ax.plot(betas, best, "--", color="white", linewidth=1.5)
+    ax.plot(betas, limit, color="black", linewidth=1.5)
+    step = np.sqrt(etas[1] / etas[0])
+    ax.set(xscale="log", yscale="log", xlabel="nudge β", ylabel="learning rate η")
+    ax.set_ylim(etas[0] / step, etas[-1] * step)
+    figure.colorbar(image, label="relative distance to BPTT", extend="both")
+    return figure
+
+
+def draw_hill(kappas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: float = 0.5) -> Figure:
+    """Draw what moving weights add to the energy of two neurons, and the error of C-EP for both signs of β.
+
+    Parameters
+    ----------
+    kappas : ndarray
+    by_sign : dict
+        For each of "β > 0", "β < 0" and "mean of both" the errors at these κ.
+    eta, beta : float
+        η and \\|β\\| of the left panel.
+    """
+    figure = Figure(figsize=(8.8, 3))
+    left, right = figure.subplots(1, 2)
+    free, nudged = nudged_minimum(np.array([0.0, beta])).T
+    along = np.linspace(-1.2, 2.6, 121)
+    s1, s2 = free[:, None] + (nudged - free)[:, None] * along
+    way = along * np.linalg.norm(nudged - free)
+    energy = pair_energy(s1, s2) - pair_energy(*free)
+    added = eta / (2 * beta) * (np.tanh(s1) * np.tanh(s2) - np.prod(np.tanh(free))) ** 2
+    colours = {"β > 0": "second", "β < 0": "fourth", "mean of both": "ep"}
+    left.plot(way, energy, color="black", label="$E$, weights fixed")
+    left.plot(way, energy - added, color=COLOURS["second"], label="with the hill of β > 0")
+    left.plot(way, energy + added, color=COLOURS["fourth"], label="with the bowl of β < 0")
+    left.plot(0, 0, "o", color=COLOURS["free"], markersize=7)
+    left.set(xlabel="distance from $s_\\ast$ towards the target", title="The energy that the neurons feel")
+    left.legend()
+    for (name, values), style in zip(by_sign.items(), ("o-", "x-", "s-"), strict=True):
+        right.loglog(kappas, values, style, color=COLOURS[colours[name]], markersize=4, label=name)
+    right.axvline(1, color="0.6", linestyle="--", linewidth=1)
+    right.set(xlabel="κ of the output layer", title="Relative distance of Δ(t) to BPTT", ylim=(2e-5, 1e2))
+    right.legend()
+    return figure
+
+
+def draw_rates_of_training(rates: Sequence[float], errors: Mapping[str, Any]) -> Figure:
+    """Draw the test error over the learning rate: the mean of several seeds, with each seed as a dot.
+
+    Parameters
+    ----------
+    rates : sequence of float
+    errors : dict
+        For each rule an array (rates, seeds).
+    """
+    figure = Figure(figsize=(5.8, 3))
+    ax = figure.subplots()
+    colours = (COLOURS["ep"], COLOURS["second"], COLOURS["fourth"])
+    for k, ((name, values), colour) in enumerate(zip(errors.items(), colours, strict=False)):
+        shifted = np.array(rates) * 1.03 ** (k - 1)  # so that the dots do not hide each other
+        ax.semilogx(shifted, values.mean(axis=1), "-", color=colour, label=name)
+        ax.semilogx(shifted, values, "o", color=colour, markersize=4, alpha=0.6)
+    ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel="learning rate of the first layer", ylabel="test error (%)", ylim=(0, 100))
+    ax.legend()
+    return figure
+
+
+# ---- notebook 8: asymmetric connections
+
+
+def draw_flows(velocity: Callable[..., Any], w_b: float, w_f: float = 2.0) -> Figure:
+    """Draw the flow of two neurons for w_b = w_f, for w_b = ½ w_f and for a given w_b.
+
+    Parameters
+    ----------
+    velocity : callable
+        Maps (s1, s2, w_f, w_b) to the two components of ds/dt.
+    w_b, w_f : float
+        The backward weight of the right panel, and the forward weight.
+    """
+    axis = np.linspace(-1.8, 1.8, 73)
+    s1, s2 = np.meshgrid(axis, axis)
+    figure = Figure(figsize=(9.8, 3.4))
+    panels = figure.subplots(1, 3, sharey=True)
+    for ax, back in zip(panels, (w_f, w_f / 2, w_b), strict=True):
+        v1, v2 = velocity(s1, s2, w_f, back)
+        curl = np.gradient(v2, axis, axis=1) - np.gradient(v1, axis, axis=0)
+        image = ax.pcolormesh(s1, s2, curl, cmap="RdBu_r", vmin=-6, vmax=6, shading="nearest")
+        ax.streamplot(axis, axis, v1, v2, color="0.45", linewidth=0.7, density=0.7, arrowsize=0.8)
+        if back > 0:
+            falling = (w_f * s1**2 + back * s2**2) / 2 - w_f * back * np.tanh(s1) * np.tanh(s2)
+            ax.contour(s1, s2, falling, levels=12, colors=[COLOURS["ep"]], linewidths=0.9)
+        path = [np.array([[-1.6, 1.6], [1.0, -0.7]])]
+        for _ in range(400):
+            path.append(path[-1] + 0.03 * np.array(velocity(*path[-1], w_f, back)))
+        ax.plot(*np.array(path).transpose(1, 0, 2), color="black", linewidth=2)
+        ax.plot(*path[0], "o", color="black", markersize=5)
+        ax.set(xlabel="hidden neuron $s_1$", aspect="equal", title=f"$w_f = {w_f:g}$, $w_b = {back:g}$")
+    panels[0].set_ylabel("output $s_2$")
+    figure.colorbar(image, ax=list(panels), label="curl of the velocity", shrink=0.85, extend="both")
+    return figure
+
+
+def draw_turned_updates(
+    psis: Sequence[float], angles: Mapping[str, Any], psi: float, wanted: Sequence[Any], found: Sequence[Any]
+) -> Figure:
+    """Draw the angle between update and gradient over ψ, and the displacement of neurons at one ψ.
+
+    Parameters
+    ----------
+    psis : sequence of float
+    angles : dict
+        For each parameter an array (psis, networks); "all" for all parameters as one vector.
+    psi : float
+        ψ of the right panel.
+    wanted, found : (hidden, output)
+        For each neuron and sample, minus backpropagation's δ, and the displacement per unit of nudge.
+    """
+    labels = {
+        "w0-1": ("o-", "third", "input to hidden"),
+        "w2-1": ("x--", "nudged", "output to hidden, $w_b$"),
+        "w1-2": ("s-", "free", "hidden to output, $w_f$"),
+        "all": ("D-", "bptt", "all parameters"),
+    }
+    figure = Figure(figsize=(9.2, 3.5))
+    left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    left.plot([0, 180], [0, 180], color="0.8", linewidth=1)
+    left.axvline(psi, color=COLOURS["second"], linewidth=1)
+    for name, (style, colour, label) in labels.items():
+        mean, spread = angles[name].mean(axis=1), angles[name].std(axis=1, ddof=1)
+        left.errorbar(
+            psis, mean, spread, fmt=style, color=COLOURS[colour], markersize=5, linewidth=1.2, label=label
+        )
+    left.set(xlabel="angle ψ between $w_f$ and $w_b$ (°)", ylabel="angle update to gradient (°)")
+    left.set(xticks=range(0, 181, 30), yticks=range(0, 181, 30))
+    left.legend(fontsize=8)
+    for k, (name, label) in enumerate((("third", "hidden neurons"), ("free", "outputs"))):
+        scale = np.abs(wanted[k]).max()
+        right.plot(
+            (wanted[k] / scale).ravel(),
+            (found[k] / scale).ravel(),
+            ".",
+            color=COLOURS[name],
+            markersize=4,
+            alpha=0.5,
+            label=label,
+        )
+    right.plot([-1, 1], [-1, 1], color="0.8", linewidth=1, zorder=0)
+    right.set(xlim=(-1.1, 1.1), ylim=(-1.5, 1.5), xticks=(-1, 0, 1), yticks=(-1, 0, 1), title=f"ψ = {psi:g}°")
+    right.set(xlabel="wanted: −δ of backpropagation", ylabel="displacement per nudge")
+    right.legend(loc="upper left")
+    return figure
+
+
+def draw_courses(runs: Mapping[str, Any]) -> Figure:
+    """Draw ψ, the angle to BPTT and the test error over the epochs, mean and range of several seeds.
+
+    Parameters
+    ----------
+    runs : dict
+        For each label an array (seeds, epochs + 1, 3).
+    """
+    figure = Figure(figsize=(9.6, 3.2))
+    panels = figure.subplots(1, 3)
+    titles = ("angle $w_f$ to $w_b$ (°)", "angle update to gradient (°)", "test error (%)")
+    colours = [COLOURS[name] for name in ("free", "third", "ep", "second", "nudged", "fourth")]
+    for (label, rows), colour in zip(runs.items(), colours, strict=False):
+        style = "--" if label.startswith("C-VF") else "-"
+        for ax, values in zip(panels, np.moveaxis(rows, 2, 0), strict=True):
+            epochs = np.arange(values.shape[1])
+            ax.plot(epochs, values.mean(axis=0), style, color=colour, label=label)
+            ax.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
+    for ax, title in zip(panels, titles, strict=True):
+        ax.set(xlabel="epoch", title=title, ylim=(0, None))
+    panels[0].set_yticks(range(0, 181, 45))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+    return figure
+
+
+PUBLISHED_1H = {  # (angle before training, test error in %), read off the published Fig. 1(c), ±0.5°
+    "EP-1h": [(16.8, 2.00)],
+    "C-EP-1h": [(50.0, 2.28)],
+    "C-VF-1h": [
+        (65.1, 2.36),
+        (65.6, 2.41),
+        (78.2, 2.39),
+        (80.1, 2.50),
+        (91.8, 2.47),
+        (98.8, 4.6),
+        (105.1, 88.0),
+        (113.2, 91.0),
+        (114.4, 93.0),
+    ],
+}
+FAMILIES = {"p-1h": "EP-1h", "cep-1h": "C-EP-1h", "cvf-1h": "C-VF-1h"}
+
+
+def draw_fig1c_beside_published(points: Sequence[Mapping[str, Any]], courses: Sequence[Any]) -> Figure:
+    """Draw the published Fig. 1(c) for one hidden layer, the recorded one, and ψ in the recorded runs.
+
+    Parameters
+    ----------
+    points : sequence of dict
+        The points of a sweep. Points of the same ψ are one marker at their mean, with a bar of one standard
+        deviation.
+    courses : sequence of array
+        For each run of C-VF, ψ after each epoch.
+    """
+    figure = Figure(figsize=(9.8, 3.2))
+    published, recorded, course = figure.subplots(1, 3)
+    colours = {"EP-1h": "ep", "C-EP-1h": "second", "C-VF-1h": "nudged"}
+    for name, values in PUBLISHED_1H.items():
+        published.plot(*np.transpose(values), "o:", color=COLOURS[colours[name]], linewidth=1, label=name)
+    for preset, name in FAMILIES.items():
+        family = [p for p in points if p["preset"] == preset]
+        groups = [[p for p in family if p["psi"] == psi] for psi in sorted({p["psi"] for p in family})]
+        angle, error = (
+            [[p[key] for p in group] for group in groups] for key in ("update_angle", "test_error")
+        )
+        bars = {
+            key: [np.std(v, ddof=1) for v in values] if max(map(len, values)) > 1 else None
+            for key, values in (("xerr", angle), ("yerr", error))
+        }
+        recorded.errorbar(
+            [np.mean(v) for v in angle],
+            [np.mean(v) for v in error],
+            **bars,
+            fmt="o:",
+            color=COLOURS[colours[name]],
+            linewidth=1,
+            label=name,
+        )
+    for ax, title in ((published, "Published"), (recorded, "Recorded here")):
+        ax.set(xlabel="angle to BPTT before training (°)", title=title, yscale="log", xlim=(0, 120))
+        ax.set_ylim(1.5, 120)
+        ax.set_yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
+        ax.set_yticks([], minor=True)
+    published.set_ylabel("test error (%)")
+    published.legend(loc="upper left")
+    for values in courses:
+        course.plot(values, color=plt.get_cmap("viridis")(values[0] / 200), linewidth=1.2)
+    course.set(xlabel="epoch", yticks=range(0, 181, 45), title="Recorded here: ψ of C-VF-1h (°)")
+    return figure
+
+
+def draw_error_over_angle(runs: Mapping[str, Any], epochs: Sequence[int]) -> Figure:
+    """Draw the test error after some epochs over the angle to BPTT before training.
+
+    Parameters
+    ----------
+    runs : dict
+        For each label an array (seeds, epochs + 1, 3), as in `draw_courses`. Markers are means, bars one
+        standard deviation.
+    epochs : sequence of int
+    """
+    figure = Figure(figsize=(6, 3))
+    ax = figure.subplots()
+    for epoch, name in zip(epochs, ("nudged", "third", "free", "ep"), strict=False):
+        rows = [(run[:, 0, 1], run[:, epoch, 2]) for run in runs.values()]
+        (x, dx), (y, dy) = (
+            np.transpose([(values[k].mean(), values[k].std(ddof=1)) for values in rows]) for k in (0, 1)
+        )
+        label = f"after epoch {epoch}"
+        ax.errorbar(x, y, dy, dx, fmt="o:", color=COLOURS[name], linewidth=1, markersize=4, label=label)
+    ax.set(xlabel="angle to BPTT before training (°)", ylabel="test error (%)", ylim=(0, None))
+    ax.legend()
     return figure
