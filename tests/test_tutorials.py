@@ -46,6 +46,7 @@ SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_fau
     "04-convolution-and-pooling",
     "05-backprop-through-time",
     "06-theorem-1",
+    "09-training-for-real",
 }
 MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text
