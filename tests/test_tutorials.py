@@ -48,6 +48,7 @@ SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_fau
     "06-theorem-1",
     "07-continual-updates",
     "08-asymmetric-connections",
+    "09-training-for-real",
 }
 MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text

@@ -1427,3 +1427,131 @@ def draw_error_over_angle(runs: Mapping[str, Any], epochs: Sequence[int]) -> Fig
     ax.set(xlabel="angle to BPTT before training (°)", ylabel="test error (%)", ylim=(0, None))
     ax.legend()
     return figure
+
+
+# ---- notebook 9
+
+
+def draw_digits(images: Any, labels: Sequence[Any]) -> Figure:
+    """Draw images side by side, each with its label above it."""
+    figure = Figure(figsize=(7.2, 0.95))
+    for ax, image, label in zip(figure.subplots(1, len(images)), images, labels, strict=True):
+        ax.imshow(image, cmap="gray", vmin=0)
+        ax.set_title(str(label), loc="center")
+        ax.axis("off")
+    return figure
+
+
+def draw_epochs(runs: Mapping[str, Any]) -> Figure:
+    """Draw the error per epoch of several runs, shape (seeds, epochs): each seed, and the median."""
+    figure = Figure(figsize=(7.2, 2.8))
+    top = 1.05 * max(np.max(errors) for errors in runs.values())
+    for ax, (name, errors), colour in zip(
+        figure.subplots(1, len(runs), sharey=True),
+        runs.items(),
+        (COLOURS["bptt"], COLOURS["ep"]),
+        strict=True,
+    ):
+        errors = np.array(errors)
+        epochs = np.arange(1, errors.shape[1] + 1)
+        ax.plot(epochs, errors.T, color=colour, lw=0.7, alpha=0.5)
+        ax.plot(epochs, np.median(errors, axis=0), "o-", ms=4, color=colour)
+        ax.set(xlabel="epoch", ylim=(0, top), title=name)
+    figure.axes[0].set_ylabel("test error (%)")
+    return figure
+
+
+def draw_chessboard(differences: Any, output: Any = None, alternating: Any = None) -> Figure:
+    """Draw where a disturbance spreads and, if given, the two sequences of a synchronous iteration.
+
+    Parameters
+    ----------
+    differences : ndarray, shape (T + 1, N)
+        The largest difference in each layer from the undisturbed run; exact zeros are left white.
+    output : ndarray, shape (T + 1,), optional
+        An output neuron, synchronous.
+    alternating : ndarray, optional
+        The same neuron after each alternating step, drawn at t = 0, 2, 4, …
+    """
+    count = 1 if output is None else 2
+    figure = Figure(figsize=(3.6 * count, 2.9))
+    left, *others = figure.subplots(1, count, squeeze=False)[0]
+    shown = np.log10(np.where(differences > 0, differences, np.nan)).T
+    image = left.imshow(shown, cmap="viridis", vmin=-6, vmax=-1, origin="lower", aspect="auto")
+    left.set(xlabel="$t$", ylabel="layer", title="layer 3 differs at $t = 0$")
+    left.set_xticks(range(0, shown.shape[1], 2))
+    left.set_yticks(range(len(shown)), range(1, len(shown) + 1))
+    figure.colorbar(image, ax=left, label=r"$\log_{10}$ of the difference", extend="both")
+    for right in others:
+        t, place = np.arange(len(output)), 2 * np.arange(len(alternating))
+        right.plot(t, output, color="0.8", lw=1, zorder=0)
+        right.plot(t[::2], output[::2], "o", ms=5, color=COLOURS["free"], label="synchronous, even $t$")
+        right.plot(t[1::2], output[1::2], "s", ms=4, color=COLOURS["second"], label="synchronous, odd $t$")
+        right.plot(place, alternating, "k+", ms=10, label="alternating, step $t/2$")
+        right.set(xlabel="$t$", ylabel="an output neuron", xticks=t[::2])
+        right.legend()
+    return figure
+
+
+def draw_over_relaxation(omegas: Any, counts: Mapping[str, Any]) -> Figure:
+    """Draw the steps of the first phase against ω, a curve for each network."""
+    figure = Figure(figsize=(7.2, 2.8))
+    ax = figure.subplots()
+    for (name, steps), colour, marker in zip(counts.items(), LAYERS, "os^D", strict=False):
+        ax.plot(omegas, steps, marker, ls="-", ms=4, color=colour, label=name)
+    ax.set(xlabel="ω", ylabel="steps of the first phase", ylim=(0, None))
+    ax.legend()
+    return figure
+
+
+def draw_records(histories: Mapping[str, Any]) -> Figure:
+    """Draw the test error per epoch of recorded runs, on a logarithmic axis."""
+    figure = Figure(figsize=(7.2, 2.9))
+    ax = figure.subplots()
+    for (name, errors), colour in zip(histories.items(), LAYERS, strict=False):
+        ax.semilogy(range(1, len(errors) + 1), errors, color=colour, lw=1.3, label=name)
+    ax.set(xlabel="epoch", ylabel="test error (%)", ylim=(0.4, 12))
+    ax.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    ax.minorticks_off()
+    ax.legend()
+    return figure
+
+
+def mosaic(maps: Any, columns: int) -> Any:
+    """Return the maps (H, W, C) as one image with so many columns, with NaN between the maps."""
+    height, width, count = maps.shape
+    tiles = np.pad(maps, ((0, 1), (0, 1), (0, 0)), constant_values=np.nan).transpose(2, 0, 1)
+    rows = tiles.reshape(count // columns, columns, height + 1, width + 1)
+    return rows.swapaxes(1, 2).reshape(-1, columns * (width + 1))[:-1, :-1]
+
+
+def draw_digit_maps(images: Any, state: Sequence[Any], labels: Sequence[int]) -> Figure:
+    """Draw x, all maps of s¹ and s², and the output of a CNN, a row for each of some images.
+
+    Parameters
+    ----------
+    images : ndarray, shape (B, H, W)
+    state : (s¹, s², ŷ)
+        Of shapes (B, H, W, C), (B, H, W, C) and (B, classes). C must be divisible by 8.
+    labels : sequence of int
+    """
+    figure = Figure(figsize=(10, 2.75 * len(images) + 0.3))
+    grid = figure.subplots(len(images), 4, width_ratios=[1, 3.7, 2, 0.9], squeeze=False)
+    colours = plt.get_cmap("viridis").copy()
+    colours.set_bad("white")
+    for row, image, label, first, second, output in zip(grid, images, labels, *state, strict=True):
+        row[0].imshow(image, cmap="gray")
+        for ax, maps in zip(row[1:3], (first, second), strict=True):
+            shown = ax.imshow(mosaic(maps, 8), cmap=colours, vmin=0, vmax=1)
+        for ax in row[:3]:
+            ax.axis("off")
+        bars = [COLOURS["muted"]] * len(output)
+        bars[label] = COLOURS["third"]
+        row[3].barh(range(len(output)), output, color=bars)
+        row[3].set(yticks=range(len(output)), xlim=(0, 1.02), xticks=(0, 1))
+        row[3].invert_yaxis()
+    names = (f"$s^{n + 1}$: {s.shape[3]} maps of {s.shape[1]}×{s.shape[2]}" for n, s in enumerate(state[:2]))
+    for ax, title in zip(grid[0], ("$x$", *names, r"$\hat y$"), strict=True):
+        ax.set_title(title, loc="center")
+    figure.colorbar(shown, ax=grid, aspect=40, pad=0.01)
+    return figure
