@@ -266,3 +266,24 @@ def test_copies_are_hatched_only_where_a_zero_state_is_the_cause(lesson: ModuleT
     sizes = sorted(box.get_width() for box in boxes)
     assert sizes == [6, 12]  # w2-3 and w1-2
     assert {box.get_y() for box in boxes} == {4.5}  # of the first step, t = 5
+
+
+# ---- notebook 9
+
+
+def test_a_mosaic_shows_the_maps_row_by_row(lesson: ModuleType) -> None:
+    maps = np.arange(4 * 2 * 3, dtype=float).reshape(2, 3, 4)  # four maps of 2 × 3 pixels
+    image = lesson.mosaic(maps, columns=2)
+    assert image.shape == (2 * 2 + 1, 2 * 3 + 1)
+    for k, (row, column) in enumerate(((0, 0), (0, 4), (3, 0), (3, 4))):
+        assert np.array_equal(image[row : row + 2, column : column + 3], maps[..., k])
+    assert np.isnan(image[2]).all()
+    assert np.isnan(image[:, 3]).all()
+
+
+def test_the_chessboard_leaves_exact_zeros_white(lesson: ModuleType) -> None:
+    differences = np.array([[0.0, 1e-3], [1e-2, 0.0]])
+    shown = lesson.draw_chessboard(differences).axes[0].images[0].get_array()
+    assert np.array_equal(
+        np.ma.getmaskarray(shown) | np.isnan(np.ma.getdata(shown)), [[True, False], [False, True]]
+    )
