@@ -265,6 +265,15 @@ def link_inline_code(app: Sphinx, doctree: nodes.document, docname: str) -> None
                 logger.warning("%s: no page of docs/api documents %s", cited, function, location=docname)
 
 
+def keep_tags(app: Sphinx, doctree: nodes.document) -> None:
+    r"""Put formulas of several lines with a \tag into an equation: a split, as Sphinx has it, refuses it."""
+    for formula in doctree.findall(nodes.math_block):
+        text = formula.astext()
+        if r"\tag" in text and r"\\" in text:
+            formula.children = [nodes.Text(rf"\begin{{equation}}{text}\end{{equation}}")]
+            formula["no-wrap"] = formula["nowrap"] = True  # the second is the name before Sphinx 8.2
+
+
 def forget(app: Sphinx, env: BuildEnvironment) -> None:
     """The map of documented objects belongs to this process: it must not be stored with the environment."""
     if hasattr(env, "documented"):
@@ -277,6 +286,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", mark_formulas, priority=410)
     app.connect("autodoc-process-docstring", add_places, priority=600)
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("doctree-read", keep_tags)
     app.connect("env-updated", forget)
     app.connect("missing-reference", resolve_other_names)
     app.connect("doctree-resolved", link_inline_code)

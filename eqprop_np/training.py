@@ -162,8 +162,10 @@ class Progress:
         theta = {name: value for name, value in arrays.items() if not name.startswith(_OPTIMIZER)}
         state = {name.removeprefix(_OPTIMIZER): arrays[name] for name in arrays.keys() - theta.keys()}
         rng = np.random.default_rng()
-        rng.bit_generator.state = meta["epoch_start"]  # to see that it is valid
-        rng.bit_generator.state = meta["rng"]
+        for name in ("epoch_start", "rng"):
+            rng.bit_generator.state = meta[name]
+            if rng.bit_generator.state != meta[name]:  # NumPy 1 takes a negative number modulo 2¹²⁸
+                raise ValueError(f"{name} must be a state of the random generator, got {meta[name]}")
         return cls(theta, rng, state, **{name: meta[name] for name in _COUNTERS})
 
 

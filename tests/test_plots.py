@@ -12,7 +12,7 @@ import pytest
 from examples import write_bands
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 
 import eqprop_np as eq
 from eqprop_np import figures, mnist
@@ -32,11 +32,6 @@ def no_open_figures() -> Iterator[None]:
     pyplot.switch_backend("agg")
     yield
     pyplot.close("all")
-
-
-def title_of(figure: Figure | SubFigure) -> str:
-    """Return the title above all panels. Its public getter is as young as matplotlib 3.8."""
-    return figure._suptitle.get_text()
 
 
 # ---- tables and reprs
@@ -229,11 +224,11 @@ def test_the_worst_errors_come_first() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["2 as 0", "1 as 2", "0 as 1"]
     for axes, k in zip(figure.axes, (2, 4, 0), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), images[k])
-    assert title_of(figure) == "3 worst of 3 errors (label as prediction)"
+    assert figure.get_suptitle() == "3 worst of 3 errors (label as prediction)"
     given = Figure()
     assert plot_worst_errors(images, labels, outputs, given, count=2) is given
     assert [axes.get_title() for axes in given.axes] == ["2 as 0", "1 as 2"]
-    assert title_of(given) == "2 worst of 3 errors (label as prediction)"
+    assert given.get_suptitle() == "2 worst of 3 errors (label as prediction)"
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 1), (2, 9), (2, 3, 3), (2, 3, 3, 3)])
@@ -246,7 +241,7 @@ def test_worst_errors_take_images_of_each_shape(shape: tuple[int, ...]) -> None:
 
 def test_without_an_error_the_figure_says_so() -> None:
     figure = plot_worst_errors(np.zeros((2, 3, 3)), np.array([0, 1]), np.eye(2))
-    assert title_of(figure) == "no errors"
+    assert figure.get_suptitle() == "no errors"
     assert not figure.axes
 
 
@@ -328,7 +323,7 @@ def test_the_command_draws_the_errors_of_a_checkpoint(
         first = int(np.argmax(excess))
         np.testing.assert_array_equal(worst[0].images[0].get_array(), test.test_images[first])
         assert worst[0].get_title() == f"{test.test_labels[first]} as {predictions[first]}"
-        assert title_of(figure) == "p-1h on bands, test set"
+        assert figure.get_suptitle() == "p-1h on bands, test set"
 
 
 def test_the_command_writes_a_file_and_refuses_other_data(
