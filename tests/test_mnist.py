@@ -423,9 +423,9 @@ def test_the_rates_follow_their_schedule(
 ) -> None:
     factors, step = [], SGD.step
 
-    def spy(self: SGD, theta: Any, gradient: Any, state: Any, factor: float) -> None:
+    def spy(self: SGD, theta: Any, gradient: Any, state: Any, factor: float) -> Any:
         factors.append(factor)
-        step(self, theta, gradient, state, factor)
+        return step(self, theta, gradient, state, factor)
 
     monkeypatch.setattr(SGD, "step", spy)
     assert command(*options, "--rate-schedule", words, "--out", tmp_path / "run").code == 0
@@ -623,11 +623,11 @@ def assert_refused(outcome: Outcome, words: str) -> None:
             )
         ),
         (["--rate-schedule", "cosine", "--rate-decay", 0.9], "not allowed with argument"),
-        (["--rate-decay", 0], "decay must be positive and finite, got 0.0"),
+        (["--rate-decay", 0], "decay must be a positive finite number, got 0.0"),
         (["--optimizer", "lbfgs"], "lbfgs"),
-        (["--momentum", 1], "momentum must be a number from 0 to below 1, got 1.0"),
-        (["--momentum", "nan"], "momentum must be a number from 0 to below 1, got nan"),
-        (["--weight-decay", -1], "weight_decay must be a number from 0 to below"),
+        (["--momentum", 1], "momentum must be a finite number from 0 to below 1, got 1.0"),
+        (["--momentum", "nan"], "momentum must be a finite number from 0 to below 1, got nan"),
+        (["--weight-decay", -1], "weight_decay must be a finite number from 0, got"),
         (["--optimizer", "adam", "--momentum", 0.9], "momentum belongs to the optimizer sgd, not to adam"),
         *(
             (["--preset", preset, *option], f"rule {preset[:3]} moves the weights during the second phase")
@@ -701,13 +701,13 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
     """Raise SIGINT within a batch, before its gradient is applied to the parameters."""
     seen = 0
 
-    def step(*arguments: Any) -> None:
+    def step(*arguments: Any) -> Any:
         nonlocal seen
         seen += 1
         if seen == batches:
             for _ in range(signals):
                 signal.raise_signal(signal.SIGINT)
-        descend(*arguments)
+        return descend(*arguments)
 
     descend = SGD.step
     monkeypatch.setattr(SGD, "step", step)
@@ -1007,9 +1007,9 @@ def test_a_checkpoint_is_saved_once_a_minute(
     """A batch takes 25 s here, so a checkpoint is saved after each third batch and after each epoch."""
     now, saved, save, step = [0.0], [], checkpoint.save, SGD.step
 
-    def slow(*arguments: Any) -> None:
+    def slow(*arguments: Any) -> Any:
         now[0] += 25
-        step(*arguments)
+        return step(*arguments)
 
     def spy(path: Path, configuration: Configuration, progress: Any) -> None:
         saved.append((progress.epoch, progress.batch))
@@ -1047,10 +1047,11 @@ def test_parameters_that_diverge_within_an_epoch_are_not_saved(
     """A checkpoint is due after each batch here. The outputs of a network can be finite where θ is not."""
     out, step = tmp_path / "run", SGD.step
 
-    def overflow(self: SGD, theta: Any, *arguments: Any) -> None:
-        step(self, theta, *arguments)
+    def overflow(self: SGD, theta: Any, *arguments: Any) -> Any:
+        theta, state = step(self, theta, *arguments)
         if seen.append(1) or len(seen) > 4:
             theta["b2"][0] = np.inf
+        return theta, state
 
     seen: list[int] = []
     monkeypatch.setattr(SGD, "step", overflow)
@@ -1092,12 +1093,13 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(
     command(*settings, "--out", through)
     seen, step = [], SGD.step
 
-    def kill(*arguments: Any) -> None:
-        step(*arguments)
+    def kill(*arguments: Any) -> Any:
+        result = step(*arguments)
         if seen.append(1) or len(seen) == batches:
             for child in multiprocessing.active_children():
                 child.kill()
                 child.join()
+        return result
 
     with monkeypatch.context() as patch:
         patch.setattr(SGD, "step", kill)
