@@ -242,7 +242,7 @@ def pid_of(part: Array) -> int:
 
 BUSY = pytest.mark.skipif(
     "EQPROP_NP_KILL_BUSY" not in os.environ,
-    reason="a pool can wait for ever for a worker that is killed while it sends: set EQPROP_NP_KILL_BUSY to run",
+    reason="a pool can wait for ever for a worker killed while it sends: set EQPROP_NP_KILL_BUSY to run it",
 )
 
 
