@@ -266,7 +266,7 @@ def link_inline_code(app: Sphinx, doctree: nodes.document, docname: str) -> None
 
 
 def keep_tags(app: Sphinx, doctree: nodes.document) -> None:
-    r"""Put formulas of several lines with a \tag into an equation: a split, as Sphinx has it, refuses it."""
+    r"""Put formulas of several lines with a \tag into an equation, because the split of Sphinx refuses it."""
     for formula in doctree.findall(nodes.math_block):
         text = formula.astext()
         if r"\tag" in text and r"\\" in text:

@@ -63,6 +63,22 @@ def test_implicit_differentiation_and_bptt_give_the_gradient_of_the_loss(kind: s
     assert largest_distance(eq.bptt(*arguments, STEADY).gradient, gradient) < 1e-11
 
 
+@pytest.mark.parametrize("name", ["chain", "skip", "untied chain"])
+@each
+def test_bptt_of_three_steps_is_the_gradient_of_the_loss_after_three_steps(kind: str, name: str) -> None:
+    """The state still moves, so the readout's gradient at another state than s_T would be another one."""
+    dynamics, theta, x, y = case(kind, name)
+    synchronous = eq.Synchronous()
+
+    def loss(theta: Theta) -> float:
+        state = eq.relax(dynamics, theta, x, None, 3, schedule=synchronous).state
+        return float(dynamics.cost.at(theta).value(state[-1], y).mean())
+
+    phases = eq.Phases(3, 3, beta=0.1, schedule=synchronous)
+    rng = np.random.default_rng(0)
+    check_gradient(loss, lambda t: eq.bptt(dynamics, t, x, y, phases).gradient, theta, rng=rng)
+
+
 @every
 @each
 def test_asymep_gives_it_with_an_error_of_order_beta_squared(kind: str, name: str) -> None:
