@@ -1124,9 +1124,18 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: object, **named: Any) -> subprocess.Popen[str]:
+    """Start the command. It handles signals as in a terminal, also if the tests run under nohup."""
     command = [sys.executable, "-m", "eqprop_np.mnist", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | named
-    return subprocess.Popen(command, env=environment(), text=True, **pipes)
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if os.name == "posix":
+        options["preexec_fn"] = signals_as_in_a_terminal
+    return subprocess.Popen(command, env=environment(), text=True, **options | named)
+
+
+def signals_as_in_a_terminal() -> None:
+    """Restore the signals that nohup or a background job of a script would ignore."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def test_exit_codes_and_streams_of_the_process(options: list[object], tmp_path: Path) -> None:
