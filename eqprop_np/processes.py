@@ -227,10 +227,17 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def begin_worker() -> None:
-    """Prepare a worker process: one BLAS thread, and it ends when its parent ends."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the parent handles them, also where all processes get them
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """Prepare a worker process: one BLAS thread, and it ends when its parent ends.
+
+    It leaves the process group of its parent, because a terminal or a batch system sends signals to a whole
+    group, and the parent handles them. SIGTERM must end a worker: the pool sends it to the other workers when
+    one is killed, and would wait for ever if they ignored it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a forked worker has its parent's handlers
+            signal.signal(number, signal.SIG_DFL)
     threadpool_limits(1, "blas")
     np.seterr(over="ignore", invalid="ignore")  # `fit` finds what results from it
     threading.Thread(target=_end_with_parent, daemon=True).start()
