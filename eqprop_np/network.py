@@ -424,11 +424,13 @@ class Network:
         """
         self.require_tied()
         (x, *after), (_, *before), k = a.activities, b.activities, 1 / beta
+        # The input's weights and the biases: Φ is linear in s, so this is ∂Φ/∂θ at (a − b) / β.
         change = tuple((k * p - k * q) / len(x) for p, q in zip(after, before, strict=True))
+        linear = self.linear_gradient(x, (x, *change), a.switches)
+        # The weights between free layers: ∂Φ/∂w at a times 1/β, and at b times −1/β.
         plus, minus = (tuple(c / len(x) * p for p in s) for c, s in ((k, after), (-k, before)))
-        return self.linear_gradient(x, (x, *change), a.switches) | self.pair_gradient(
-            [Pair(a.activities, (x, *plus), a.switches), Pair(b.activities, (x, *minus), b.switches)]
-        )
+        pairs = [Pair(a.activities, (x, *plus), a.switches), Pair(b.activities, (x, *minus), b.switches)]
+        return linear | self.pair_gradient(pairs)
 
     def vjp_theta(self, terms: Sequence[tuple[Snapshot, State]]) -> Theta:
         """Return Σ_k v_kᵀ ∂(∂Φ/∂s)/∂θ at the state s_k, the mean over the batch.
