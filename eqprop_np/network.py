@@ -303,7 +303,10 @@ class Network:
     def require_tied(self) -> None:
         """Raise a ValueError if the weights are untied."""
         if not self.tied:
-            raise ValueError("this network's weights are untied, so it has no Φ: use the rule vf or cvf")
+            raise ValueError(
+                "this network's weights are untied, so it has no Φ: use the rule vf, cvf, bptt, implicit or "
+                "asymep"
+            )
 
     # ---- the drives, in parts. From here on no function checks its arguments.
 

@@ -336,7 +336,7 @@ def test_untied_weights_have_no_phi(monkeypatch: pytest.MonkeyPatch) -> None:
     a = arguments(UNTIED)
     monkeypatch.setattr("eqprop_np.rules.ep.free_phase", None)  # it is refused before the phases run
     for name in ("phi", "dphi_dtheta", "ep", "cep", "telescoped_cep", *UPDATES):
-        refused(lambda name=name: ALL[name](a), "untied", "use the rule vf or cvf")
+        refused(lambda name=name: ALL[name](a), "untied", "use the rule")
     assert len(list(updates(a, delta=field_delta))) == a.rest.steps
 
 

@@ -295,7 +295,7 @@ def test_continual_rules_refuse_missing_learning_rates(rule: Rule) -> None:
 def test_rules_that_need_phi_refuse_untied_weights(rule: Rule) -> None:
     graph = untied(NETWORKS["chain"])
     theta, x, y, phases = problem(graph, 0.1)
-    with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule vf or cvf"):
+    with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule"):
         rule(DiscreteTime(graph), theta, x, y, phases)
 
 

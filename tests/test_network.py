@@ -855,7 +855,7 @@ def test_an_untied_network_has_no_phi(rng: np.random.Generator) -> None:
     network = untied(toy(4, 3, 2))
     theta, x, s = draw(network, 2, rng)
     at = Snapshot((x, *s), {})
-    message = "this network's weights are untied, so it has no Φ: use the rule vf or cvf"
+    message = "this network's weights are untied, so it has no Φ: use the rule"
     for call in (
         lambda: network.phi(theta, x, s),
         lambda: network.dphi_dtheta(theta, x, s),

@@ -133,10 +133,16 @@ def test_a_rule_for_tied_networks_refuses_untied_ones_and_the_others_accept_both
     for graph in (CHAIN, untied(CHAIN)):
         theta, x, y, phases = problem(graph, 0.1)
         if rule.networks == "tied" and not graph.tied:
-            with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule vf or cvf"):
+            with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule"):
                 rule.function(DiscreteTime(graph), theta, x, y, phases)
         else:
             rule.function(DiscreteTime(graph), theta, x, y, phases)
+
+
+def test_the_refusal_of_untied_weights_names_every_rule_that_takes_them() -> None:
+    *first, last = (name for name, rule in RULES.items() if rule.networks != "tied")
+    with pytest.raises(ValueError, match=f"use the rule {', '.join(first)} or {last}$"):
+        untied(CHAIN).require_tied()
 
 
 @each_rule

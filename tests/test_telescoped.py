@@ -222,7 +222,7 @@ def test_they_refuse_what_the_plain_rules_refuse(rule: Rule) -> None:
 
 def test_telescoped_cep_refuses_untied_weights() -> None:
     graph = untied(GRAPHS["chain"])
-    with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule vf or cvf"):
+    with pytest.raises(ValueError, match="untied, so it has no Φ: use the rule"):
         telescoped_cep(DiscreteTime(graph), *problem(graph, 0.1))
 
 

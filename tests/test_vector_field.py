@@ -132,7 +132,7 @@ def test_it_has_no_phi() -> None:
         lambda: graph.dphi_dtheta(theta, x, zeros),
         lambda: graph.contrast(at, at, 0.1),
     ):
-        with pytest.raises(ValueError, match="weights are untied, so it has no Φ: use the rule vf or cvf"):
+        with pytest.raises(ValueError, match="weights are untied, so it has no Φ: use the rule"):
             call()
 
 
