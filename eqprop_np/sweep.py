@@ -2,11 +2,19 @@
 
 The command is ``python -m eqprop_np.sweep p-1h cep-1h cvf-1h``. A point is a preset with an angle and a
 seed. Each point runs in its own process with one BLAS thread. The directory of the sweep holds one JSON
-file per point and ``summary.json``, which has one entry per point. A sweep that is started again runs only
-the missing points. If a point fails, the other points continue.
+file per point and ``summary.json``, which has one entry per point. While a point is trained, its checkpoint
+and the errors of its epochs are in a directory of its own, and a point that was interrupted continues from
+its checkpoint. A sweep that is started again runs only what is missing. If a point fails, the other points
+continue.
 
-`sweep` takes any `concurrent.futures.Executor`, so it also runs on a cluster. The points come from a call
-such as ``points = grid(["p-1h", "cvf-1h"], ANGLES, range(3), "mnist")``.
+``--list FILE`` runs the points that a file lists, in the order of the file, and ``--table FILE`` prints their
+errors beside the published ones. A line of the file has the form of the command:
+
+    cvf-1h --angles 0 90 180 --seeds 0 1 2 --published 2.43  # a comment
+
+`sweep` takes any `concurrent.futures.Executor`, so it also runs on a cluster, whose machines need a common
+file system for the checkpoints. The points come from a call such as
+``points = grid(["p-1h", "cvf-1h"], ANGLES, range(3), "mnist")``.
 
 With Dask, on workers with one thread each:
 
@@ -22,6 +30,7 @@ With MPI, under ``mpiexec -n 9 python -m mpi4py.futures script.py``:
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -29,18 +38,19 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, stdev
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
-from eqprop_np.experiments.report import summarize, write_json
+from eqprop_np.experiments.report import Report, summarize, write_json
 from eqprop_np.network import Theta
 from eqprop_np.processes import begin_worker
 from eqprop_np.rules import RULES
@@ -95,14 +105,26 @@ def grid(
     KeyError
         If a name in ``presets`` is not a preset.
     """
-    dataset = load(source)
-    points = []
+    return _resolve(_runs(presets, angles, seeds, **settings), source, train_size)
+
+
+def _runs(
+    presets: Iterable[str], angles: Iterable[float], seeds: Iterable[int], **settings: Any
+) -> list[tuple[Experiment, int]]:
+    """Return the experiment and the seed of each point of `grid`."""
+    found, angles, seeds = [], tuple(angles), tuple(seeds)
     for preset in presets:
         experiment = EXPERIMENTS[preset].override(**{"workers": 1} | settings)
         for angle in angles if experiment.untied else (None,):
-            turned = replace(experiment, psi=angle)
-            points += [Configuration.resolve(turned, dataset, source, seed, train_size) for seed in seeds]
-    return points
+            found += [(replace(experiment, psi=angle), seed) for seed in seeds]
+    return found
+
+
+def _resolve(
+    runs: Iterable[tuple[Experiment, int]], source: str, train_size: int | None
+) -> list[Configuration]:
+    dataset = load(source)
+    return [Configuration.resolve(experiment, dataset, source, seed, train_size) for experiment, seed in runs]
 
 
 def point_name(point: Configuration) -> str:
@@ -118,18 +140,23 @@ def point_name(point: Configuration) -> str:
     str
         The name. It shows an angle only if the rule unties the weights.
     """
-    experiment = point.experiment
+    return _name(point.experiment, point.seed)
+
+
+def _name(experiment: Experiment, seed: int) -> str:
     angle = f"-{experiment.psi or 0.0:g}deg" if experiment.untied else ""
-    return f"{experiment.name}{angle}-seed{point.seed}"
+    return f"{experiment.name}{angle}-seed{seed}"
 
 
-def measure(point: Configuration) -> Record:
+def measure(point: Configuration, directory: Path) -> Record:
     """Train a point in this process with one BLAS thread and return its summary.
 
     Parameters
     ----------
     point : Configuration
         The run to train.
+    directory : Path
+        The directory of its checkpoint. If it has one, the run continues from it.
 
     Returns
     -------
@@ -141,6 +168,8 @@ def measure(point: Configuration) -> Record:
     ------
     DataError
         If the data set found on this machine is not that of the point.
+    CheckpointError
+        If the checkpoint is damaged or belongs to another point.
     Diverged
         If a state or a parameter is no longer finite.
     """
@@ -152,10 +181,28 @@ def measure(point: Configuration) -> Record:
         experiment = point.experiment
         dynamics = experiment.build(point.image, point.classes)
         run = experiment.run(dynamics)
-        progress = Progress.begin(dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0)
-        angle = update_angle(experiment, dynamics, progress.theta, training)
-        train(run, training, test, progress)
-    return summarize(point, progress) | {"update_angle": angle}
+        start = Progress.begin(dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0)
+        angle = update_angle(experiment, dynamics, start.theta, training)
+        progress = _saved(directory, point) or start
+        report = Report(directory, point, quiet=True)
+        report.begin(progress)  # it notes the commit of the code
+        train(run, training, test, progress, report.batch, report.epoch)
+    return summarize(point, progress, report.commits) | {"update_angle": angle}
+
+
+def _saved(directory: Path, point: Configuration) -> Progress | None:
+    """Return the progress in the directory of a point, or None after making an empty one."""
+    path = directory / "checkpoint.npz"
+    if not path.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "config.json").unlink(missing_ok=True)  # it names the commit of a run that saved nothing
+        return None
+    configuration, progress = checkpoint.load(path)
+    if not point.agrees_with(configuration):
+        raise checkpoint.CheckpointError(
+            f"{path} is of a run with other settings: choose another --out, or remove {directory}"
+        )
+    return progress
 
 
 def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
@@ -236,7 +283,9 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
         total=len(points), initial=len(points) - len(todo), unit="point", disable=not sys.stderr.isatty()
     ) as bar:
         try:
-            futures |= {executor.submit(measure, point): name for name, point in todo.items()}
+            futures |= {
+                executor.submit(measure, point, directory / name): name for name, point in todo.items()
+            }
             for future in as_completed(futures):
                 name = futures[future]
                 try:
@@ -259,9 +308,14 @@ def _finished(directory: Path, point: Configuration) -> bool:
     path = directory / f"{point_name(point)}.json"
     if not path.exists():
         return False
-    if not point.agrees_with(Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])):
+    if not point.agrees_with(Configuration.from_json(_read(path)["configuration"])):
         raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
+
+
+def _read(path: Path) -> Record:
+    record: Record = json.loads(path.read_text("utf-8"))
+    return record
 
 
 def _line(name: str, record: Record) -> str:
@@ -271,13 +325,13 @@ def _line(name: str, record: Record) -> str:
     )
 
 
-def _error(record: Record) -> float:
-    return fmean(epoch["test_error"] for epoch in record["history"][-LAST:])
+def _error(record: Record, which: str = "test_error") -> float:
+    return fmean(epoch[which] for epoch in record["history"][-LAST:])
 
 
 def _summarize(directory: Path) -> None:
     """Write ``summary.json`` with one entry for each point in the directory."""
-    records = [json.loads(path.read_text("utf-8")) for path in sorted(directory.glob("*-seed*.json"))]
+    records = [_read(path) for path in sorted(directory.glob("*-seed*.json"))]
     lines = [
         {
             "preset": record["preset"],
@@ -290,6 +344,150 @@ def _summarize(directory: Path) -> None:
         for record in records
     ]
     write_json(directory / "summary.json", {"test_error": f"mean of the last {LAST} epochs", "points": lines})
+
+
+# ---- lists of runs
+
+
+class Listed(NamedTuple):
+    """A run of a list.
+
+    Attributes
+    ----------
+    experiment : Experiment
+    seed : int
+    published : float or None
+        The published test error in percent.
+    """
+
+    experiment: Experiment
+    seed: int
+    published: float | None
+
+
+def read_list(path: Path) -> list[Listed]:
+    """Return the runs that a file lists, in its order.
+
+    Parameters
+    ----------
+    path : Path
+        A text file. Each line has the form of the command: presets and the options ``--angles``, ``--seeds``
+        and ``--epochs``, and the published test error as ``--published``. A comment begins with #.
+
+    Returns
+    -------
+    list of Listed
+        The runs.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read, or if a line is not of this form.
+    """
+    parser = _Parser(add_help=False)
+    _add_points(parser)
+    parser.add_argument("--published", type=float)
+    runs = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable list of runs ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            if words := shlex.split(line, comments=True):
+                given = parser.parse_args(words)
+                runs += [Listed(*run, given.published) for run in _runs_of(given)]
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    if not runs:
+        raise ValueError(f"{path} lists no run: write lines such as p-1h --seeds 0 1 2")
+    return runs
+
+
+def table(runs: Sequence[Listed], directory: Path) -> str:
+    """Return the results of listed runs beside the published ones, as a table in Markdown.
+
+    Parameters
+    ----------
+    runs : sequence of Listed
+        The runs. Those that differ only in their seeds form a row.
+    directory : Path
+        The directory of the sweep.
+
+    Returns
+    -------
+    str
+        For each row the mean and the standard deviation over the seeds, where each seed has the mean over
+        the last ``LAST`` epochs; the time of a run on one core; and the time until the test error first was
+        at most the published one. Below it stand the commits of the code and the runs without a record.
+
+    Raises
+    ------
+    ValueError
+        If a record has other settings than its run in the list.
+    """
+    rows: dict[str, tuple[Listed, list[Record]]] = {}
+    missing = []
+    for run in runs:
+        name = _name(run.experiment, run.seed)
+        _, records = rows.setdefault(name.removesuffix(f"-seed{run.seed}"), (run, []))
+        path = directory / f"{name}.json"
+        if not path.exists():
+            missing.append(name)
+            continue
+        record = _read(path)
+        if Configuration.from_json(record["configuration"]).experiment != run.experiment:
+            raise ValueError(f"{path} holds a run with other settings than the list: choose another --out")
+        records.append(record)
+    order = {name: k for k, name in enumerate(EXPERIMENTS)}
+    ordered = sorted(
+        rows.values(), key=lambda row: (order[row[0].experiment.name], row[0].experiment.psi or 0)
+    )
+    lines = [
+        "| run | epochs | seeds | test error (%) | published (%) | train error (%) | minutes "
+        "| minutes to the published error |",
+        f"|{'---|' * 8}",
+        *(_row(*row) for row in ordered),
+    ]
+    commits = {commit or "unknown" for _, records in ordered for r in records for commit in _commits(r)}
+    lines += ["", f"Commits of the code: {', '.join(sorted(commits)) or 'none'}."]
+    if missing:
+        lines += [f"Missing: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def _row(run: Listed, records: Sequence[Record]) -> str:
+    experiment, published = run.experiment, run.published
+    psi = f", ψ = {experiment.psi or 0.0:g}°" if experiment.untied else ""
+    cells = [
+        f"{experiment.name}{psi}",
+        f"{experiment.training.epochs}",
+        ", ".join(str(record["seed"]) for record in records) or "–",
+        _spread([_error(record) for record in records]),
+        "–" if published is None else f"{published:.2f}",
+        _spread([_error(record, "train_error") for record in records]),
+        _spread([record["seconds"] / 60 for record in records], 1),
+        _spread([_until(record, published) / 60 for record in records], 1),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return the mean and, of several values, the standard deviation; a dash if there is none."""
+    if not values or not np.isfinite(values).all():
+        return "–"
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}"
+
+
+def _until(record: Record, error: float | None) -> float:
+    """Return the seconds until the test error was at most ``error`` after an epoch, or infinity."""
+    reached = [e["seconds"] for e in record["history"] if error is not None and e["test_error"] <= error]
+    return min(reached, default=float("inf"))
+
+
+def _commits(record: Record) -> list[str | None]:
+    return record.get("git_commits", [record.get("git_commit")])
 
 
 # ---- the command
@@ -320,13 +518,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, 1 (a point failed) or 2 (bad input). After an interruption the process ends with exit code 130.
     """
-    options = _parser().parse_args(arguments)
-    settings = {} if options.epochs is None else {"epochs": options.epochs}
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        points = grid(
-            options.presets, options.angles, options.seeds, options.data, options.train_size, **settings
-        )
+        options = _parser().parse_args(arguments)
+        if options.table:
+            print(table(read_list(options.table), options.out))
+            return 0
+        points = _resolve(_chosen(options), options.data, options.train_size)
         failed = sweep(points, options.out, OwnProcesses(options.workers))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -340,29 +538,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises a ValueError with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m eqprop_np.sweep",
         description="Train every preset at every angle with every seed, each run in its own process.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        usage="%(prog)s (PRESET [PRESET ...] | --list FILE | --table FILE) [options]",
     )
+    _add_points(parser, optional=True)
     add = parser.add_argument
-    add("presets", nargs="+", choices=EXPERIMENTS, metavar="PRESET", help=", ".join(EXPERIMENTS))
-    add(
-        "--angles",
-        type=float,
-        nargs="+",
-        default=ANGLES,
-        metavar="DEGREES",
-        help="initial angles ψ of untied weights",
-    )
-    add("--seeds", type=int, nargs="+", default=[0], metavar="S", help="seeds of the runs")
-    add("--epochs", type=int, metavar="N", help="epochs of each run; None: the preset's")
-    add("--data", default="auto", help="data set, as in eqprop_np.mnist")
-    add("--train-size", type=int, metavar="N", help="use only the first N training images; None: all")
-    add("--out", type=Path, default=Path("runs/sweep"), metavar="DIR", help="directory of the results")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="number of runs at a time")
+    lists = parser.add_mutually_exclusive_group().add_argument
+    lists("--list", type=Path, metavar="FILE", help="run the points that a file lists, in its order")
+    lists("--table", type=Path, metavar="FILE", help="print the results of the listed points in --out")
+    add("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
+    add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
+    add("--out", type=Path, default=Path("runs/sweep"), metavar="DIR",
+        help="directory of the results (default: runs/sweep)")  # fmt: skip
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="number of runs at a time (default: one per core)")  # fmt: skip
     return parser
+
+
+def _add_points(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Add the arguments that say which points to run: those of a line of a list."""
+    add = parser.add_argument
+    add("presets", nargs="*" if optional else "+", metavar="PRESET", help=", ".join(EXPERIMENTS))
+    add("--angles", type=float, nargs="+", metavar="DEGREES",
+        help="initial angles ψ of untied weights (default: 0 to 180 in steps of 22.5)")  # fmt: skip
+    add("--seeds", type=int, nargs="+", metavar="S", help="seeds of the runs (default: 0)")
+    add("--epochs", type=int, metavar="N", help="epochs of each run (default: the preset's)")
+
+
+def _chosen(options: argparse.Namespace) -> list[tuple[Experiment, int]]:
+    """Return the runs of ``--list`` or of the other arguments."""
+    given = [f"--{name}" for name in ("angles", "seeds", "epochs") if getattr(options, name) is not None]
+    if options.list is None:
+        if not options.presets:
+            raise ValueError(f"give a preset ({', '.join(EXPERIMENTS)}) or --list FILE")
+        return _runs_of(options)
+    if given := options.presets + given:
+        raise ValueError(f"{given[0]} was given, but --list takes the points from its file")
+    return [(run.experiment, run.seed) for run in read_list(options.list)]
+
+
+def _runs_of(given: argparse.Namespace) -> list[tuple[Experiment, int]]:
+    """Return the runs that the arguments of `_add_points` name."""
+    settings = {} if given.epochs is None else {"epochs": given.epochs}
+    if unknown := [name for name in given.presets if name not in EXPERIMENTS]:
+        raise ValueError(f"{unknown[0]} is not a preset: choose from {', '.join(EXPERIMENTS)}")
+    return _runs(given.presets, given.angles or ANGLES, given.seeds or [0], **settings)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,16 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from eqprop_np import mnist, sweep
+from eqprop_np.experiments import report
+from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS
+from eqprop_np.experiments.report import Report
 from eqprop_np.relaxation import Synchronous
 from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
 from eqprop_np.training import Progress, Samples
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (6,), "epochs": 1}
 NAMES = ["p-1h-seed3", "cvf-1h-0deg-seed3", "cvf-1h-22.5deg-seed3"]
 
@@ -41,9 +45,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace `measure` by a function that trains nothing, and return the names of the measured points."""
     names: list[str] = []
 
-    def instead(point: Configuration) -> sweep.Record:
+    def instead(point: Configuration, directory: Path) -> sweep.Record:
+        assert directory.name == point_name(point)
         names.append(point_name(point))
-        history = [{"test_error": float(n)} for n in range(7)]
+        history = [{"test_error": float(n), "train_error": n + 1.0, "seconds": n / 7} for n in range(7)]
         return {
             "preset": point.experiment.name,
             "configuration": point.to_json(),
@@ -85,7 +90,7 @@ def test_a_grid_takes_settings_of_every_part_and_seeds_of_numpy() -> None:
 
 
 def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
-    record = measure(points()[-1])
+    record = measure(points()[-1], tmp_path / "point")
     out = tmp_path / "run"
     command = [
         "--preset",
@@ -107,10 +112,72 @@ def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
     assert json.loads(json.dumps(record)) == summary
 
 
-def test_it_refuses_other_data_than_the_points() -> None:
+def test_it_refuses_other_data_than_the_points(tmp_path: Path) -> None:
     words = r"trained on mnist, but the data found \(glyphs \(not MNIST\)\) have other contents: provide the"
     with pytest.raises(ValueError, match=words):
-        measure(replace(points()[0], dataset="mnist", digests=("0",) * 4))
+        measure(replace(points()[0], dataset="mnist", digests=("0",) * 4), tmp_path)
+
+
+class Killed(BaseException):
+    """The end of a process within an epoch."""
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Configuration, Path]:
+    """Return a point and the directory in which its run was killed in its second epoch."""
+    (point,) = grid(["cvf-1h"], [90], [3], "glyphs", 60, hidden=(6,), epochs=3)
+
+    def batch(report: Report, progress: Progress) -> None:
+        if progress.epoch == 1 and progress.batch == 2:
+            report.save(progress)
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "batch", batch)
+        patch.setattr(report, "git_commit", lambda: "old")
+        with pytest.raises(Killed):
+            measure(point, tmp_path / "killed")
+    return point, tmp_path / "killed"
+
+
+def test_a_killed_point_continues_from_its_checkpoint(
+    killed: tuple[Configuration, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, directory = killed
+    monkeypatch.setattr(report, "git_commit", lambda: "new")
+    begun: list[tuple[int, int]] = []
+    begin = Report.begin
+
+    def note(report: Report, progress: Progress) -> None:
+        begun.append((progress.epoch, progress.batch))
+        begin(report, progress)
+
+    monkeypatch.setattr(Report, "begin", note)
+    resumed, whole = (measure(point, place) for place in (directory, tmp_path / "whole"))
+    assert begun == [(1, 2), (0, 0)]
+    assert resumed["git_commits"] == ["old", "new"]
+    assert whole["git_commits"] == ["new"]
+    for record in (resumed, whole):
+        for name in ("seconds", "git_commit", "git_commits"):
+            del record[name]
+        for epoch in record["history"]:
+            del epoch["seconds"]
+    assert resumed == whole
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_commit(
+    killed: tuple[Configuration, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, directory = killed
+    (directory / "checkpoint.npz").unlink()
+    monkeypatch.setattr(report, "git_commit", lambda: "new")
+    assert measure(point, directory)["git_commits"] == ["new"]
+
+
+def test_the_checkpoint_of_another_point_is_refused(killed: tuple[Configuration, Path]) -> None:
+    point, directory = killed
+    with pytest.raises(CheckpointError, match=r"checkpoint\.npz is of a run with other settings: choose"):
+        measure(replace(point, seed=4), directory)
 
 
 # --- the angle before training
@@ -198,7 +265,7 @@ def test_a_point_without_digests_is_recognized(
 @pytest.mark.skipif("EQPROP_NP_DATA" not in os.environ, reason="EQPROP_NP_DATA names no MNIST")
 def test_the_recorded_sweep_is_complete(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
     """The recorded points have schema 1. They are those that the command of the README makes today."""
-    recorded = Path(__file__).parents[1] / "data" / "results" / "fig1c"
+    recorded = ROOT / "data" / "results" / "fig1c"
     for path in recorded.iterdir():
         shutil.copy(path, tmp_path)
     found = grid(["p-1h", "cep-1h", "cvf-1h"], sweep.ANGLES, [0], epochs=30)
@@ -227,10 +294,10 @@ def test_a_point_that_fails_is_reported_and_the_others_are_kept(
 ) -> None:
     good = sweep.measure
 
-    def bad(point: Configuration) -> sweep.Record:
+    def bad(point: Configuration, directory: Path) -> sweep.Record:
         if point.experiment.psi == 0 and point.experiment.rule == "cvf":
             raise RuntimeError("no luck")
-        return good(point)
+        return good(point, directory)
 
     monkeypatch.setattr(sweep, "measure", bad)
     assert sweep.sweep(points(), tmp_path, executor) == {NAMES[1]: "RuntimeError: no luck"}
@@ -249,6 +316,112 @@ def test_an_interrupt_cancels_what_has_not_begun(
         sweep.sweep(points(), tmp_path, executor)
     assert (tmp_path / f"{NAMES[0]}.json").exists()
     assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 1
+
+
+# --- lists and tables
+
+
+def listed(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_list_has_the_runs_of_its_lines_in_their_order(tmp_path: Path) -> None:
+    path = listed(
+        tmp_path / "list",
+        "# ψ",
+        "",
+        "cvf-1h --angles 90 0 --epochs 2 --published 2.43 # C-VF",
+        "p-1h --seeds 1 0",
+    )
+    preset = EXPERIMENTS["cvf-1h"]
+    assert sweep.read_list(path) == [
+        (preset.override(psi=90, epochs=2), 0, 2.43),
+        (preset.override(psi=0, epochs=2), 0, 2.43),
+        (EXPERIMENTS["p-1h"], 1, None),
+        (EXPERIMENTS["p-1h"], 0, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("p-9h", "p-9h is not a preset: choose from p-1h, "),
+        ("p-1h --seeds", "argument --seeds: expected at least one argument"),
+        ("p-1h --angel 3", "unrecognized arguments: --angel 3"),
+        ("p-1h --out there", "unrecognized arguments: --out there"),
+        ("cvf-1h --angles 200", "the angle must be from 0 to 180 degrees, got 200.0"),
+        ('p-1h "', "No closing quotation"),
+    ],
+)
+def test_a_faulty_line_is_named(
+    line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = listed(tmp_path / "list", "p-1h", line)
+    assert main(["--list", str(path)]) == 2
+    (found,) = capsys.readouterr().err.splitlines()
+    assert found.startswith(f"error: {path}, line 2: {words}")
+
+
+def test_a_list_without_runs_and_other_points_beside_a_list_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, good = listed(tmp_path / "empty", "# nothing"), listed(tmp_path / "good", "p-1h")
+    for arguments, words in (
+        (["--list", empty], f"{empty} lists no run"),
+        (["--list", tmp_path / "none"], f"{tmp_path / 'none'} is not a readable list of runs"),
+        (["--list", good, "p-1h"], "p-1h was given, but --list takes the points from its file"),
+        (["--list", good, "--seeds", 1], "--seeds was given, but --list takes the points from its file"),
+        ([], "give a preset (p-1h, "),
+    ):
+        assert main(list(map(str, arguments))) == 2
+        (found,) = capsys.readouterr().err.splitlines()
+        assert found.startswith(f"error: {words}")
+
+
+def test_a_table_has_a_row_for_each_run_beside_the_published_error(
+    tmp_path: Path, executor: Executor, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = listed(
+        tmp_path / "list", "cvf-1h --angles 22.5 --published 3", "eb-1h", "p-1h --seeds 3 1 7 --published 2.5"
+    )
+    runs = [run for run in sweep.read_list(path) if run.seed != 7]
+    points = sweep._resolve([run[:2] for run in runs], "glyphs", None)
+    sweep.sweep([point for point in points if point.experiment.name != "eb-1h"], tmp_path, executor)
+    capsys.readouterr()
+    for seed, errors, commit in ((1, range(7), "one"), (3, range(2, 9), "two")):
+        file = tmp_path / f"p-1h-seed{seed}.json"
+        history = [
+            {"test_error": 9.0 - error, "train_error": error / 2, "seconds": 60.0 * (n + 1)}
+            for n, error in enumerate(errors)
+        ]
+        record = json.loads(file.read_text())
+        file.write_text(json.dumps(record | {"history": history, "git_commits": [commit], "seconds": 420}))
+    assert main(["--table", str(path), "--out", str(tmp_path)]) == 0
+    _, _, *rows, _, commits, missing = capsys.readouterr().out.splitlines()
+    # The mean over the last five epochs is 5 and 3, of the training error 2 and 3. One run never reached 2.5.
+    assert rows == [
+        "| p-1h | 30 | 3, 1 | 4.00 ± 1.41 | 2.50 | 2.50 ± 0.71 | 7.0 ± 0.0 | – |",
+        "| eb-1h | 30 | – | – | – | – | – | – |",
+        "| cvf-1h, ψ = 22.5° | 100 | 0 | 4.00 | 3.00 | 5.00 | 0.0 | 0.0 |",
+    ]
+    assert commits == "Commits of the code: one, two, unknown."
+    assert missing == "Missing: eb-1h-seed0, p-1h-seed7."
+
+
+def test_a_table_refuses_a_record_with_other_settings(
+    tmp_path: Path, executor: Executor, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.sweep(points(), tmp_path, executor)
+    path = listed(tmp_path / "list", "p-1h --seeds 3")
+    assert main(["--table", str(path), "--out", str(tmp_path)]) == 2
+    assert "p-1h-seed3.json holds a run with other settings than the list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data" / "lists").glob("*.txt")), ids=lambda path: path.stem)
+def test_the_committed_lists_have_no_point_twice(path: Path) -> None:
+    names = [sweep._name(run.experiment, run.seed) for run in sweep.read_list(path)]
+    assert len(names) == len(set(names))
 
 
 # --- processes and clusters
@@ -270,7 +443,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*command, "--epochs", "1"]) == 0
     assert capsys.readouterr().out.endswith(f"{tmp_path / 'summary.json'}\n")
     assert json.loads((tmp_path / "p-1h-seed0.json").read_text())["train_size"] == 40
-    assert main([*command, "--epochs", "1"]) == 0
+    kept = (tmp_path / "p-1h-seed0.json").read_bytes()
+    path = listed(tmp_path / "list", "p-1h --epochs 1")
+    assert main(["--list", str(path), *command[1:]]) == 0
+    assert (tmp_path / "p-1h-seed0.json").read_bytes() == kept
     assert main([*command, "--epochs", "2"]) == 2
     assert "holds a run with other settings" in capsys.readouterr().err
     assert main(["cvf-1h", "--angles", "200", "--data", "glyphs"]) == 2
@@ -305,6 +481,6 @@ def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
         NAMES[0]: "DataError: it was trained on other, but the data found (glyphs (not MNIST)) have other "
         "contents: provide the data of the point on this machine"
     }
-    assert {path.stem for path in tmp_path.iterdir()} == {*NAMES[1:], "summary"}
-    here = measure(points()[1])["history"][0]["test_error"]
+    assert {path.stem for path in tmp_path.glob("*.json")} == {*NAMES[1:], "summary"}
+    here = measure(points()[1], tmp_path / "here")["history"][0]["test_error"]
     assert json.loads((tmp_path / f"{NAMES[1]}.json").read_text())["history"][0]["test_error"] == here
