@@ -242,7 +242,7 @@ class ConvPool:
         return phi
 
     def to_post(self, w: Array, pre: Array, switches: Array | None = None) -> tuple[Array, Array]:
-        """Return ∂φ/∂s^post = P(w ⋆ s^pre), and the switches of P."""
+        """Return ∂φ/∂s^post = P(w ⋆ s^pre) of Eq. (3), and the switches of P."""
         if switches is None and not pre.any():  # the state in which each first phase begins
             return self._of_zeros(pre)
         convolved = convolution.convolve(w, pre, self.stride, self.padding)

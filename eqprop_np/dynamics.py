@@ -171,13 +171,10 @@ class RealTime(_Parts):
 
     def euler(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
         """Return s + ε(ρ′(s) drive − s + force), the Euler step before clamping, Eq. (1)."""
-        velocity = self.sigma.slope(s, activity) * drive
-        velocity -= s
+        velocity = self.sigma.slope(s, activity) * drive - s  # −∂E/∂s
         if force is not None:
             velocity = velocity + force
-        velocity *= self.epsilon
-        velocity += s
-        return velocity
+        return s + self.epsilon * velocity
 
     def update_slopes(self, s: Array, activity: Array, drive: Array) -> tuple[Array, Array]:
         """Return the derivatives of a free `update` with respect to s and to the drive, per neuron."""
@@ -260,7 +257,7 @@ def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | No
 def one_step(
     dynamics: Dynamics, theta: Theta, static: InputDrive, s: State, nudge: Nudge | None = None
 ) -> State:
-    """Return `step` without its checks, for an input whose drive is known."""
+    """Return `step`, Eq. (1), without its checks and for an input whose drive is known."""
     activities = (static.x, *map(dynamics.activity, s))
     drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
     force = output_force(dynamics, theta, s[-1], nudge)

@@ -167,10 +167,14 @@ def updates(
         raise TypeError(f"delta must be a function such as contrast_delta, got {describe(delta)}")
     if delta is contrast_delta:
         dynamics.network.require_tied()
-    return _updates(dynamics, theta, x, y, rest, as_python(beta), as_python(eta), centered, delta)
+    beta, eta = as_python(beta), as_python(eta)
+    if not centered:
+        return ep_process(dynamics, theta, x, y, rest, beta, eta, delta)
+    pair = (ep_process(dynamics, theta, x, y, rest, b, eta, delta) for b in (beta, -beta))
+    return map(_mean, *pair)
 
 
-def _updates(
+def ep_process(
     dynamics: Dynamics,
     theta: Theta,
     x: Array,
@@ -178,15 +182,9 @@ def _updates(
     rest: Relaxation,
     beta: float,
     eta: float,
-    centered: bool,
-    delta: Delta,
+    delta: Delta = contrast_delta,
 ) -> Iterator[Moment]:
-    if centered:
-        pair = (_updates(dynamics, theta, x, y, rest, b, eta, False, delta) for b in (beta, -beta))
-        for a, b in zip(*pair, strict=True):
-            mean = {name: (a.theta[name] + b.theta[name]) / 2 for name in theta}
-            yield Moment(tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True)), mean)
-        return
+    """Yield Eq. (7) for t = 0…K−1: `updates` with one β and without its checks."""
     s, nudge, rates = rest.state, Nudge(beta, y), dict.fromkeys(theta, eta)
     scale = beta * dynamics.nudge_scale  # the β of Eq. (7)
     for instant in continual_phase(dynamics, theta, x, s, nudge, rates, rest.steps, delta):
@@ -196,14 +194,20 @@ def _updates(
         s = instant.state
 
 
+def _mean(a: Moment, b: Moment) -> Moment:
+    state = tuple((p + q) / 2 for p, q in zip(a.state, b.state, strict=True))
+    return Moment(state, {name: (value + b.theta[name]) / 2 for name, value in a.theta.items()})
+
+
 def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
     """Yield ∇_s(t) and ∇_θ(t) of BPTT, Eq. (6), for t = 0…K−1. The parameters are those of `updates`."""
     y = _check(dynamics, theta, x, y, rest)
     _check_trajectory(rest)
-    return _gradients(dynamics, theta, x, y, rest)
+    return bptt_process(dynamics, theta, x, y, rest)
 
 
-def _gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
+def bptt_process(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
+    """Yield Eq. (6) for t = 0…K−1: `gradients` without its checks."""
     static, start = dynamics.network.input_drive(theta, x), loss_gradient(dynamics, theta, rest.state, y)
     for g in unroll(dynamics, theta, static, rest.trajectory, start):
         yield Moment(g.state, dynamics.network.vjp_theta([g.term]))
