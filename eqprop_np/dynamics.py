@@ -285,10 +285,10 @@ def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:
 class LinearStep:
     """The free step s′ = F(s, θ), linearised at a state s.
 
-    With H the Jacobian of the drives (`Network.jvp_s`), and ``own``, ``gain`` and ``slope`` the
+    With W the Jacobian of the drives (`Network.jvp_s`), and ``own``, ``gain`` and ``slope`` the
     derivatives of the update with respect to s and to the drive and of the activity, per neuron,
 
-        J = ∂F/∂s = own + gain · H · slope
+        J = ∂F/∂s = own + gain · W · slope
 
     Attributes
     ----------

@@ -369,26 +369,26 @@ class Network:
             c.name: c.to_post(theta[c.name], activities[c.pre])[1] for c in self.connections if c.has_switches
         }
 
-    # ---- the Jacobian of the drives, H = ∂(∂Φ/∂s)/∂s
+    # ---- the Jacobian of the drives, W = ∂(∂Φ/∂s)/∂s
 
     def jvp_s(self, theta: Theta, v: State, switches: Switches) -> State:
-        """Return H v, with the switches held.
+        """Return W v, with the switches held.
 
         The input and the biases do not depend on s, so only the drives between free layers remain.
         """
         return self.linear_drives(theta, v, switches, transposed=False)
 
     def vjp_s(self, theta: Theta, v: State, switches: Switches) -> State:
-        """Return Hᵀ v, with the switches held.
+        """Return Wᵀ v, with the switches held.
 
-        H consists of the linear drives A to post and B to pre of each connection. For tied weights B is
-        Aᵀ, so H is symmetric, and this is `jvp_s`: the drives that carry a state forward also carry a
+        W consists of the linear drives A to post and B to pre of each connection. For tied weights B is
+        Aᵀ, so W is symmetric, and this is `jvp_s`: the drives that carry a state forward also carry a
         gradient back. For untied weights, transposing exchanges the two weights of each connection.
         """
         return self.linear_drives(theta, v, switches, transposed=True)
 
     def linear_drives(self, theta: Theta, v: State, switches: Switches, transposed: bool) -> State:
-        """Return H v, or Hᵀ v if ``transposed``: the drives between free layers that v gives."""
+        """Return W v, or Wᵀ v if ``transposed``: the drives between free layers that v gives."""
         values = dict(enumerate(v, start=1))
         result = {n: np.zeros_like(value) for n, value in values.items()}
         for c in self.recurrent:

@@ -14,8 +14,8 @@ both matrices are the symmetric ∂²Φ/∂s².
 order η, and Δ_s divides this amount by β. Therefore η/β must vanish: first η → 0, then β → 0. Eq. (8)
 prints the opposite order.
 
-**Discrete time.** Here F = σ(a) with the drive a = ∂Φ/∂s. The Jacobian is D·H with D = diag(σ′(a)) and
-H = ∂²Φ/∂s², and BPTT multiplies by its transpose H·D, which is another matrix. But D (H·D)^t = (D·H)^t D. So
+**Discrete time.** Here F = σ(a) with the drive a = ∂Φ/∂s. The Jacobian is D·W with D = diag(σ′(a)) and
+W = ∂²Φ/∂s², and BPTT multiplies by its transpose W·D, which is another matrix. But D (W·D)^t = (D·W)^t D. So
 BPTT's gradients with respect to the *drives*, D·∇_s(t), follow EP's −Δ_s(t) if both begin in the same way.
 They do not, because the nudge is added outside σ: EP begins with ∂ℓ/∂s and BPTT with D·∂ℓ/∂s. This factor,
 σ′ of the output, is the only difference between Δ_θ and −∇_θ, whatever the depth. Without it the theorem is
