@@ -33,8 +33,12 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,6 +49,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from eqprop_np.checks import check_integer
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
@@ -186,7 +191,7 @@ def measure(point: Configuration, directory: Path) -> Record:
         progress = _saved(directory, point) or start
         report = Report(directory, point, quiet=True)
         report.begin(progress)  # it notes the commit of the code
-        train(run, training, test, progress, report.batch, report.epoch)
+        train(run, training, test, progress, _patient(report, report.batch), _patient(report, report.epoch))
     return summarize(point, progress, report.commits) | {"update_angle": angle}
 
 
@@ -203,6 +208,19 @@ def _saved(directory: Path, point: Configuration) -> Progress | None:
             f"{path} is of a run with other settings: choose another --out, or remove {directory}"
         )
     return progress
+
+
+def _patient(report: Report, write: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Return ``write`` without its error when the disk is full: the run goes on, and tries again later."""
+
+    def attempt(progress: Progress) -> None:
+        try:
+            write(progress)
+        except OSError as error:
+            report.saved = time.monotonic()  # the time of the next attempt follows from it
+            print(f"{report.directory}: no checkpoint was saved ({error.strerror})", file=sys.stderr)
+
+    return attempt
 
 
 def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
@@ -259,9 +277,11 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     Parameters
     ----------
     points : sequence of Configuration
-        The points. Any two of them must differ in preset, angle or seed, because these form the file name.
+        The points. Any two of them must differ in preset, angle or seed, which form the name of the file.
     directory : Path
-        Directory of the results. It is created if it is missing.
+        Directory of the results. It is created if it is missing. A result that cannot be written, for example
+        to a full disk, is kept, tried again, and at last written to the directory for temporary
+        files.
     executor : Executor
         Executor that runs the points. All points are submitted at once.
 
@@ -273,11 +293,18 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     Raises
     ------
     ValueError
-        If a file in the directory holds a point with the same name and other settings.
+        If two points have the same name, if the directory cannot be used, or if a file in it has the name of
+        a point and is not the record of a point with these settings.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    todo = {point_name(point): point for point in points if not _finished(directory, point)}
+    names = [point_name(point) for point in points]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"{twice[0]} is given more than once: a name must have one run, so remove the others"
+        )
+    _prepare(directory)
+    todo = {name: point for name, point in zip(names, points, strict=True) if not _finished(directory, point)}
     failed: dict[str, str] = {}
+    results: dict[str, Record] = {}  # those that are not yet in a file, because the disk is full
     futures: dict[Future[Record], str] = {}
     with tqdm(
         total=len(points), initial=len(points) - len(todo), unit="point", disable=not sys.stderr.isatty()
@@ -289,19 +316,77 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
             for future in as_completed(futures):
                 name = futures[future]
                 try:
-                    record = future.result()
+                    results[name] = future.result()
                 except Exception as error:  # an error of any kind concerns only this point
-                    failed[name] = f"{type(error).__name__}: {error}"
-                    tqdm.write(f"{name} failed: {failed[name]}", file=sys.stderr)
+                    failed[name] = _reason(error)
+                    _report_failure(name, failed[name])
                 else:
-                    write_json(directory / f"{name}.json", record)
-                    tqdm.write(_line(name, record))
+                    tqdm.write(_line(name, results[name]))
+                    _write(directory, results)
                 bar.update()
         finally:
             for future in futures:
                 future.cancel()
-            _summarize(directory)
+            failed |= _write(directory, results, last=True)
+            try:
+                _summarize(directory)
+            except (OSError, ValueError) as error:
+                failed["summary.json"] = _reason(error)
+                _report_failure("summary.json", failed["summary.json"])
     return failed
+
+
+def _prepare(directory: Path) -> None:
+    """Make the directory and its summary, so that what cannot be read or written is found before training."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _summarize(directory)
+    except OSError as error:
+        raise ValueError(
+            f"{directory} cannot be used for the results ({error.strerror}): choose another --out"
+        ) from None
+
+
+def _write(directory: Path, results: dict[str, Record], last: bool = False) -> dict[str, str]:
+    """Write results into files and remove them from ``results``; return why some could not be written.
+
+    At last these are written into the directory for temporary files.
+    """
+    failed = {}
+    for name, record in [*results.items()]:
+        path = directory / f"{name}.json"
+        try:
+            write_json(path, record)
+            del results[name]
+        except OSError as error:
+            then = _rescue(path, record) if last else "the result is kept in memory and written later"
+            failed[name] = f"{path} cannot be written ({error.strerror}): {then}"
+            _report_failure(name, failed[name])
+    return failed
+
+
+def _rescue(path: Path, record: Record) -> str:
+    """Write a result into the directory for temporary files and say where it is."""
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="sweep-"), path.name)
+        write_json(kept, record)
+    except OSError:
+        return "run the same command again, which continues from the checkpoint of the point"
+    return f"the result is in {kept}; move it to {path.parent}"
+
+
+def _report_failure(name: str, reason: str) -> None:
+    tqdm.write(f"{name} failed: {reason}", file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why a point failed."""
+    if isinstance(error, BrokenProcessPool):
+        return (
+            "its process was killed, perhaps because memory ran out; run the same command again to continue "
+            "from its checkpoint"
+        )
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _finished(directory: Path, point: Configuration) -> bool:
@@ -314,7 +399,15 @@ def _finished(directory: Path, point: Configuration) -> bool:
 
 
 def _read(path: Path) -> Record:
-    record: Record = json.loads(path.read_text("utf-8"))
+    """Return the record of a point, or raise a ValueError that names the file."""
+    try:
+        record: Record = json.loads(path.read_text("utf-8"))
+        _entry(record)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = type(error).__name__
+        raise ValueError(
+            f"{path} is not the record of a point ({reason}): remove it, or choose another --out"
+        ) from None
     return record
 
 
@@ -331,19 +424,21 @@ def _error(record: Record, which: str = "test_error") -> float:
 
 def _summarize(directory: Path) -> None:
     """Write ``summary.json`` with one entry for each point in the directory."""
-    records = [_read(path) for path in sorted(directory.glob("*-seed*.json"))]
-    lines = [
-        {
-            "preset": record["preset"],
-            "psi": Configuration.from_json(record["configuration"]).experiment.psi or 0.0,
-            "seed": record["seed"],
-            "epochs": record["epochs"],
-            "update_angle": record["update_angle"],
-            "test_error": _error(record),
-        }
-        for record in records
-    ]
-    write_json(directory / "summary.json", {"test_error": f"mean of the last {LAST} epochs", "points": lines})
+    points = [_entry(_read(path)) for path in sorted(directory.glob("*-seed*.json"))]
+    write_json(
+        directory / "summary.json", {"test_error": f"mean of the last {LAST} epochs", "points": points}
+    )
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    return {
+        "preset": record["preset"],
+        "psi": Configuration.from_json(record["configuration"]).experiment.psi or 0.0,
+        "seed": record["seed"],
+        "epochs": record["epochs"],
+        "update_angle": record["update_angle"],
+        "test_error": _error(record),
+    }
 
 
 # ---- lists of runs
@@ -518,13 +613,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, 1 (a point failed) or 2 (bad input). After an interruption the process ends with exit code 130.
     """
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    handles = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if handles else None
     try:
         options = _parser().parse_args(arguments)
         if options.table:
             print(table(read_list(options.table), options.out))
             return 0
         points = _resolve(_chosen(options), options.data, options.train_size)
+        check_integer("--workers", options.workers, least=1)
         failed = sweep(points, options.out, OwnProcesses(options.workers))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -533,7 +630,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
         os._exit(130)  # do not wait for the current runs: they end with this process
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if handles:
+            signal.signal(signal.SIGTERM, previous)
     print(options.out / "summary.json")
     return 1 if failed else 0
 
@@ -558,11 +656,17 @@ def _parser() -> argparse.ArgumentParser:
     lists("--table", type=Path, metavar="FILE", help="print the results of the listed points in --out")
     add("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
     add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
-    add("--out", type=Path, default=Path("runs/sweep"), metavar="DIR",
+    add("--out", type=_directory, default=Path("runs/sweep"), metavar="DIR",
         help="directory of the results (default: runs/sweep)")  # fmt: skip
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
         help="number of runs at a time (default: one per core)")  # fmt: skip
     return parser
+
+
+def _directory(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("it must name a directory, got an empty name")
+    return Path(text)
 
 
 def _add_points(parser: argparse.ArgumentParser, optional: bool = False) -> None:

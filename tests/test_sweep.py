@@ -1,5 +1,6 @@
 """Tests of the sweep: each point is a run, finished points are kept, and a failure affects only one point."""
 
+import errno
 import json
 import os
 import shutil
@@ -318,6 +319,116 @@ def test_an_interrupt_cancels_what_has_not_begun(
     assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 1
 
 
+# --- full disks and foreign files
+
+
+class FullDisk:
+    """A replacement of `write_json` that fails for a file as often as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, times: float) -> None:
+        self.name, self.times, self.write = name, times, sweep.write_json
+        monkeypatch.setattr(sweep, "write_json", self)
+
+    def __call__(self, path: Path, content: dict) -> None:
+        if path.name == self.name and self.times > 0:
+            self.times -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.write(path, content)
+
+
+def test_a_result_is_kept_while_the_disk_is_full(
+    tmp_path: Path,
+    executor: Executor,
+    measured: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    FullDisk(monkeypatch, f"{NAMES[0]}.json", times=2)
+    assert sweep.sweep(points(), tmp_path, executor) == {}
+    assert {path.stem for path in tmp_path.iterdir()} == {*NAMES, "summary"}
+    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 3
+    line = (
+        f"{NAMES[0]} failed: {tmp_path / NAMES[0]}.json cannot be written (No space left on device): the "
+        "result is kept in memory and written later\n"
+    )
+    assert capsys.readouterr().err == 2 * line
+
+
+def test_a_result_that_has_no_place_is_written_elsewhere(
+    tmp_path: Path, executor: Executor, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep.tempfile, "mkdtemp", lambda prefix: str(tmp_path))
+    FullDisk(monkeypatch, f"{NAMES[0]}.json", times=4)  # for each of the three points, and at the end
+    failed = sweep.sweep(points(), tmp_path / "sweep", executor)
+    kept = tmp_path / f"{NAMES[0]}.json"
+    assert failed[NAMES[0]].endswith(f"the result is in {kept}; move it to {tmp_path / 'sweep'}")
+    shutil.move(kept, tmp_path / "sweep")
+    assert sweep.sweep(points(), tmp_path / "sweep", executor) == {}
+    assert measured == NAMES
+
+
+def test_a_summary_that_cannot_be_written_is_a_failure(
+    tmp_path: Path, executor: Executor, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_prepare", lambda directory: None)
+    FullDisk(monkeypatch, "summary.json", times=1)
+    failed = sweep.sweep(points(), tmp_path, executor)
+    assert failed == {"summary.json": "OSError: [Errno 28] No space left on device"}
+    assert {path.stem for path in tmp_path.iterdir()} == set(NAMES)
+
+
+def test_training_goes_on_while_no_checkpoint_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, *content: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(report.checkpoint, "save", full)
+    record = measure(points()[0], tmp_path)
+    assert len(record["history"]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}: no checkpoint was saved (No space left on device)\n"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"preset": "p-1h"}', '{"configuration": {}}'])
+def test_a_foreign_file_with_the_name_of_a_point_is_refused(
+    content: str, tmp_path: Path, measured: list[str], executor: Executor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine-seed1.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"^{path} is not the record of a point \(\w+\): remove it"):
+        sweep.sweep(points(), tmp_path, executor)
+    assert measured == []
+    assert path.read_text() == content
+    path.rename(tmp_path / "p-1h-seed0.json")
+    assert main(["--table", str(listed(tmp_path / "list", "p-1h")), "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'p-1h-seed0.json'} is not the record of a point")
+
+
+def test_a_point_given_twice_and_a_useless_directory_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = listed(tmp_path / "file")
+    for arguments, words in (
+        (["--seeds", "0", "0"], "p-1h-seed0 is given more than once"),
+        (["--out", str(file)], f"{file} cannot be used for the results (File exists): choose another --out"),
+        (["--out", str(file / "sub")], f"{file / 'sub'} cannot be used for the results (Not a directory)"),
+        (["--out", ""], "argument --out: it must name a directory, got an empty name; see --help"),
+        (["--workers", "0"], "--workers must be a positive integer, got 0"),
+    ):
+        assert main(["p-1h", "--data", "glyphs", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {words}")
+    assert file.read_text() == ""
+
+
+def test_the_command_runs_in_a_thread(tmp_path: Path) -> None:
+    """There it can handle no signal."""
+    file = listed(tmp_path / "list", "p-1h")
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(main, ["--table", str(file), "--out", str(tmp_path)]).result() == 0
+
+
 # --- lists and tables
 
 
@@ -432,8 +543,11 @@ def test_a_process_that_dies_takes_no_other_with_it() -> None:
     bad, good, threads = (
         executor.submit(*call) for call in ((os._exit, 3), (os.getpid,), (threadpool_info,))
     )
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(BrokenProcessPool) as error:
         bad.result()
+    assert sweep._reason(error.value).startswith(
+        "its process was killed, perhaps because memory ran out; run"
+    )
     assert good.result() != os.getpid()
     assert {pool["num_threads"] for pool in threads.result() if pool["user_api"] == "blas"} <= {1}
 
@@ -453,22 +567,22 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "the angle must be from 0 to 180 degrees, got 200.0" in capsys.readouterr().err
 
 
-def test_an_interrupted_command_leaves_no_process_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_stopped_command_leaves_no_process_behind(number: int, code: int, tmp_path: Path) -> None:
     """`communicate` returns only when the last process that holds the pipe has ended."""
     out = tmp_path / "sweep"
     command = [sys.executable, "-m", "eqprop_np.sweep", "p-2h", "--data", "glyphs", "--out", str(out)]
-    here = {"PYTHONPATH": str(Path(sweep.__file__).parents[1])}
+    here = {"PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | here
     )
-    while not out.exists():
+    while not (out / "p-2h-seed0").exists():  # now the run trains
         assert running.poll() is None
         time.sleep(0.05)
-    time.sleep(1)  # at this time a run may or may not have begun
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(number)
     _, err = running.communicate(timeout=20)
-    assert running.returncode == 130
-    assert "run the same command again to continue" in err
+    assert running.returncode == code
+    assert ("run the same command again to continue" in err) == (number == signal.SIGTERM)
 
 
 def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
