@@ -43,6 +43,7 @@ from eqprop_np.rules.holomorphic import holomorphic_ep
 from eqprop_np.rules.implicit import implicit_gradient
 from eqprop_np.rules.phases import Phases, Update
 from eqprop_np.rules.vector_field import angle_between, cvf, untied, vf, weight_angle
+from eqprop_np.samples import random_shift
 from eqprop_np.testing import (
     check_activation,
     check_adjoint,
@@ -51,7 +52,7 @@ from eqprop_np.testing import (
     check_gradient,
 )
 from eqprop_np.theorem import compare, drive_gradients, first_phase, gradients, order, updates
-from eqprop_np.training import Progress, confusion_matrix, error_rate, fit, outputs, predict, random_shift
+from eqprop_np.training import Progress, confusion_matrix, error_rate, fit, outputs, predict
 
 __version__ = "0.2.0"
 __all__ = [

@@ -26,7 +26,8 @@ from eqprop_np.network import Network, Theta
 from eqprop_np.processes import SharedRule, share
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases, free_phase
-from eqprop_np.training import Run, Samples
+from eqprop_np.samples import Samples
+from eqprop_np.training import Run
 
 SIDE = 2048
 CHUNK = 20  # batches timed at once, between two measurements of mm, which leave cold caches

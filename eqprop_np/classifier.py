@@ -31,7 +31,8 @@ from eqprop_np.relaxation import Alternating
 from eqprop_np.rules import RULES, LearningRule, learning_rule
 from eqprop_np.rules.phases import Estimate, Phases, Rule, free_phase
 from eqprop_np.rules.vector_field import untied
-from eqprop_np.training import EVALUATION_BATCH, FAR, Diverged, Progress, fit
+from eqprop_np.samples import FAR
+from eqprop_np.training import EVALUATION_BATCH, Diverged, Progress, fit
 
 OPTIMIZERS = {"adam": Adam, "sgd": SGD}
 

@@ -44,8 +44,9 @@ from eqprop_np.files import replacing
 from eqprop_np.network import Theta
 from eqprop_np.plots import COLOURS, plot_confusion_matrix, plot_worst_errors
 from eqprop_np.rules.phases import Phases, free_phase
+from eqprop_np.samples import Samples
 from eqprop_np.theorem import NotConverged, first_phase, gradients, updates
-from eqprop_np.training import Samples, outputs
+from eqprop_np.training import outputs
 
 GREY = "0.45"
 DATA = Path(__file__).resolve().parent / "data"  # installed with the package

@@ -37,7 +37,8 @@ from eqprop_np.processes import WorkerDied, share
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import ESTIMATES, Phases
-from eqprop_np.training import Diverged, Progress, Samples, bar, error_of, train
+from eqprop_np.samples import Samples
+from eqprop_np.training import Diverged, Progress, bar, error_of, train
 
 EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
 LAYERS = [field.name for field in fields(Layers)]

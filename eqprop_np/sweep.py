@@ -60,7 +60,8 @@ from eqprop_np.network import Theta
 from eqprop_np.processes import begin_worker
 from eqprop_np.rules import RULES
 from eqprop_np.rules.vector_field import angle_between
-from eqprop_np.training import Progress, Samples, train
+from eqprop_np.samples import Samples
+from eqprop_np.training import Progress, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
 LAST = 5  # number of last epochs over which a point's test error is averaged

@@ -14,7 +14,7 @@ from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Theta, chain
 from eqprop_np.optimizers import SGD
-from eqprop_np.training import Samples
+from eqprop_np.samples import Samples
 
 Patch = pytest.MonkeyPatch
 

@@ -27,7 +27,8 @@ from eqprop_np.files import replacing
 from eqprop_np.optimizers import Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules.vector_field import weight_angle
-from eqprop_np.training import Progress, Samples, train
+from eqprop_np.samples import Samples
+from eqprop_np.training import Progress, train
 
 EXPERIMENT = EXPERIMENTS["p-1h"].override(hidden=(3,), epochs=2, batch_size=4, free_steps=4, nudged_steps=2)
 DIGESTS, GLYPHS = ("a", "b", "c", "d"), "glyphs (not MNIST)"

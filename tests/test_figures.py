@@ -12,7 +12,7 @@ from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.datasets import load
 from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, draw_fig1c, main, read_sweep, save
 from eqprop_np.rules.phases import free_phase
-from eqprop_np.training import Samples
+from eqprop_np.samples import Samples
 
 SIGNATURES = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 

@@ -16,7 +16,7 @@ from eqprop_np.relaxation import Alternating
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import Phases
-from eqprop_np.training import Samples
+from eqprop_np.samples import Samples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 WEIGHTS = DATA.parent / "eqprop_np" / "data" / "conv.npz"

@@ -24,8 +24,9 @@ from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.experiments.report import Report
 from eqprop_np.relaxation import Synchronous
+from eqprop_np.samples import Samples
 from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
-from eqprop_np.training import Progress, Samples
+from eqprop_np.training import Progress
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"hidden": (6,), "epochs": 1}

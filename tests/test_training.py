@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import eqprop_np as eq
-from eqprop_np import training
+from eqprop_np import samples, training
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.network import Theta
@@ -31,7 +31,8 @@ from eqprop_np.optimizers import Optimizer
 from eqprop_np.relaxation import relax
 from eqprop_np.rules import learning_rule
 from eqprop_np.rules.phases import Phases, Update
-from eqprop_np.training import Diverged, Progress, Samples, check_samples
+from eqprop_np.samples import Samples, check_samples
+from eqprop_np.training import Diverged, Progress
 
 CLASSES, HEIGHT, WIDTH = 3, 6, 8
 PIXELS = HEIGHT * WIDTH
@@ -142,7 +143,7 @@ def test_floats_are_taken_as_they_are(dtype: Any) -> None:
 
 
 def test_bytes_are_scaled_and_this_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    training._SAID.clear()
+    samples._SAID.clear()
     X, y = band(9)
     floats = X.astype(np.float32) / np.float32(255)
     one, two = (eq.fit(PLAIN, data, y, phases=PHASES, epochs=1) for data in (X, floats))

@@ -13,7 +13,7 @@ from eqprop_np.optimizers import Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases
-from eqprop_np.training import Samples
+from eqprop_np.samples import Samples
 
 SCHEMA = 2
 """Schema 1 had one flat dict for the experiment and no digests. `Configuration.from_json` reads both."""

@@ -32,7 +32,8 @@ from eqprop_np.rules import RULES
 from eqprop_np.rules.holomorphic import require_analytic
 from eqprop_np.rules.phases import Phases
 from eqprop_np.rules.vector_field import untied
-from eqprop_np.training import Run, random_shift
+from eqprop_np.samples import random_shift
+from eqprop_np.training import Run
 
 DynamicsName = Literal["discrete-time", "real-time"]
 DYNAMICS: tuple[DynamicsName, ...] = get_args(DynamicsName)
