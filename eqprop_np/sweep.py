@@ -188,10 +188,10 @@ def measure(point: Configuration, directory: Path) -> Record:
         dynamics = experiment.build(point.image, point.classes)
         run = experiment.run(dynamics)
         start = Progress.begin(dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0)
-        angle = update_angle(experiment, dynamics, start.theta, training)
         progress = _saved(directory, point) or start
         report = Report(directory, point, quiet=True)
         report.begin(progress)  # it notes the commit of the code
+        angle = update_angle(experiment, dynamics, start.theta, training)
         train(run, training, test, progress, _patient(report, report.batch), _patient(report, report.epoch))
     return summarize(point, progress, report.commits) | {"update_angle": angle}
 

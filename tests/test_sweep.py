@@ -572,12 +572,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_stopped_command_leaves_no_process_behind(number: int, code: int, tmp_path: Path) -> None:
     """`communicate` returns only when the last process that holds the pipe has ended."""
     out = tmp_path / "sweep"
-    command = [sys.executable, "-m", "eqprop_np.sweep", "p-2h", "--data", "glyphs", "--out", str(out)]
+    options = ["--data", "glyphs", "--train-size", "40", "--epochs", "100000", "--out", str(out)]
+    command = [sys.executable, "-m", "eqprop_np.sweep", "p-1h", *options]
     here = {"PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | here
     )
-    while not (out / "p-2h-seed0").exists():  # now the run trains
+    while not (out / "p-1h-seed0").exists():  # now the run trains
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(number)
