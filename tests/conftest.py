@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("default", max_examples=10, deadline=None, derandomize=True)
 settings.register_profile(
     "thorough", max_examples=1000, deadline=None
 )  # pytest --hypothesis-profile=thorough

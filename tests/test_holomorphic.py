@@ -213,7 +213,7 @@ def estimates(dynamics: Dynamics, points: int, r: float, sd: float, draws: int) 
     for k in range(points // 2 + 1):
         beta = circle_point(r, k, points)
         start = tuple(value + 0j for value in free) if isinstance(beta, complex) else free
-        phase = settle(dynamics, theta, static, start, 400, Alternating(tol=0), nudge=Nudge(beta, y))
+        phase = settle(dynamics, theta, static, start, 400, Alternating(tol=1e-9), nudge=Nudge(beta, y))
         nudged.append((beta, (1 if 2 * k in (0, points) else 2) / points, phase.state))
     for _ in range(draws):
         before = snapshot(dynamics, theta, x, tuple(noisy(value, sd, rng) for value in free))
@@ -224,7 +224,7 @@ def estimates(dynamics: Dynamics, points: int, r: float, sd: float, draws: int) 
         yield total
 
 
-def curve(dynamics: Dynamics, points: int, draws: int = 100, sd: float = 1e-3) -> Curve:
+def curve(dynamics: Dynamics, points: int, draws: int = 60, sd: float = 1e-3) -> Curve:
     exact = flat(limit(dynamics))
     rows = []
     for r in RADII:

@@ -311,7 +311,7 @@ def test_a_point_that_fails_is_reported_and_the_others_are_kept(
 
 
 def test_an_interrupt_cancels_what_has_not_begun(
-    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch, ctrl_c: None
 ) -> None:
     monkeypatch.setattr(sweep, "_line", lambda name, record: signal.raise_signal(signal.SIGINT) or "")
     with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
