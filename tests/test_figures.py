@@ -2,17 +2,26 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from examples import write_bands
+from matplotlib.colors import same_color, to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from eqprop_np import figures, mnist
+from eqprop_np.dynamics import DiscreteTime
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.datasets import load
+from eqprop_np.experiments.systems import SYSTEMS
 from eqprop_np.figures import PAPER, Panel, draw_fig1a, draw_fig1b, draw_fig1c, main, read_sweep, save
-from eqprop_np.rules.phases import free_phase
+from eqprop_np.network import Theta, convolutional
+from eqprop_np.plots import COLOURS
+from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.samples import Samples
+from eqprop_np.theorem import first_phase, gradients, updates
 
 SIGNATURES = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
 
@@ -28,6 +37,115 @@ def test_fig1a_gives_each_gradient_the_colour_of_its_update() -> None:
     for gradient, update in pairs:
         assert colours[0][gradient] == colours[1][update]
     assert len({colours[0][gradient] for gradient, _ in pairs}) == 3
+
+
+def test_fig1a_puts_each_symbol_at_its_time() -> None:
+    """BPTT goes back from s_T, and EP goes forward from s_0 = s_*."""
+    left, right = draw_fig1a().axes
+    before, after = ({text.get_text(): text.get_position() for text in axes.texts} for axes in (left, right))
+    for t in range(3):
+        assert before[rf"$\nabla_{{\!s}}({t})$"] == (3 - t, -0.52)
+        assert before[rf"$\nabla_{{\!\theta}}({t})$"] == (3 - t, 1.5)
+        assert after[rf"$\Delta_s({t})$"] == (t + 0.5, -0.52)
+        assert after[rf"$\Delta_\theta({t})$"] == (t + 0.5, 1.5)
+    names = ("T", *(rf"T\!-\!{t}" for t in range(1, 4)))
+    for t, name in enumerate(names):
+        assert before[f"$s_{{{name}}}$"] == (3 - t, 0)
+    for t, name in enumerate(names[:3]):
+        assert before[rf"$\theta_{{{name}}}$"] == (3 - t, 1)
+    for t in range(4):
+        assert after[f"$s_{t}$"] == (t, 0)
+        assert after[rf"$\theta_{t}$"] == (t, 1)
+    assert left.get_title() == "first phase, and BPTT"
+    assert right.get_title() == "second phase, and EP"
+
+
+def test_fig1a_has_arrows_in_the_direction_of_each_computation() -> None:
+    left, right = draw_fig1a().axes
+    drawn = [
+        {
+            (*text.xyann, *text.xy): text.arrow_patch.get_edgecolor()
+            for text in axes.texts
+            if isinstance(text, Annotation)
+        }
+        for axes in (left, right)
+    ]
+    back = {(3 - t - 0.26, -0.52, 3 - t - 0.74, -0.52): COLOURS[t] for t in range(3)}
+    forward = {(t, n, t + 1, n): COLOURS[t] for t in range(3) for n in (0, 1)}
+    for arrows, coloured in zip(drawn, (back, forward), strict=True):
+        found = {place: colour for place, colour in arrows.items() if to_hex(colour).upper() in COLOURS}
+        assert found.keys() == coloured.keys()
+        assert all(same_color(found[place], colour) for place, colour in coloured.items())
+    grey = {place for place, colour in drawn[0].items() if same_color(colour, figures.GREY)}
+    assert grey == {(x, 0, x + 1, 0) for x in range(4)} | {(x, 1, x, 0) for x in range(1, 4)}
+    grey = {place for place, colour in drawn[1].items() if same_color(colour, figures.GREY)}
+    assert grey == {(x, -1.2, x, 0) for x in range(1, 4)} | {(x, 1, x + 1, 0) for x in range(3)}
+    nodes = {tuple(line.get_xydata()[0]): line.get_markeredgecolor() for line in left.get_lines()}
+    for t in range(3):
+        assert nodes[3 - t, 0] == nodes[3 - t, 1] == COLOURS[t]
+
+
+def test_the_panels_of_fig1b_are_those_of_the_paper() -> None:
+    assert [(panel.system, panel.continual) for panel in PAPER] == [
+        ("toy", False),
+        ("toy", True),
+        ("conv", False),
+    ]
+    assert [panel.title for panel in PAPER] == ["standard EP", "continual EP", "discrete-time CNN"]
+
+
+@pytest.mark.parametrize("continual", [False, True])
+def test_fig1b_draws_the_processes_of_its_system(continual: bool) -> None:
+    """Each connection has the synapses of the largest and of the smallest Σ_t −∇_θ(t)."""
+    seed, system = 3, SYSTEMS["toy"]
+    (axes,) = draw_fig1b([Panel("a title", "toy", continual)], seed).axes
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
+    theta, x, y = system.draw(seed)
+    rest = first_phase(system.dynamics, theta, x, system.steps)
+    eta = system.eta if continual else 0.0
+    nablas = list(gradients(system.dynamics, theta, x, y, rest))
+    deltas = list(updates(system.dynamics, theta, x, y, rest, system.beta, eta=eta))
+    largest = {
+        layer: max(np.abs(moment.theta[name]).max() for moment in nablas for name in names)
+        for layer, names in (("1", ["w0-1"]), ("2", ["w0-2", "w1-2"]))
+    }
+    expected = []
+    for name in ("w0-1", "w0-2", "w1-2"):
+        total = -sum(moment.theta[name] for moment in nablas)
+        for place in (np.unravel_index(f(total), total.shape) for f in (np.argmax, np.argmin)):
+            for sign, process in ((1, deltas), (-1, nablas)):
+                values = [sign * moment.theta[name][place] for moment in process]
+                expected.append(np.array(values) / largest[name[-1]])
+    for line, values in zip(lines, expected, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), values)
+        np.testing.assert_array_equal(line.get_xdata(), range(system.steps))
+
+
+def test_fig1b_says_which_lines_are_which() -> None:
+    figure = draw_fig1b([Panel("a title", "toy", False)])
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("$t$", "update, relative")
+    styles = dict(
+        zip(
+            [text.get_text() for text in legend.get_texts()],
+            [(line.get_linestyle(), line.get_linewidth()) for line in legend.get_lines()],
+            strict=True,
+        )
+    )
+    assert styles == {r"$\Delta_\theta(t)$, EP": ("-", 3), r"$-\nabla_{\!\theta}(t)$, BPTT": ("--", 1.3)}
+    plain, dashed = [line for line in axes.get_lines() if len(line.get_xdata()) > 2][:2]
+    assert (plain.get_linestyle(), plain.get_linewidth()) == ("-", 3)
+    assert (dashed.get_linestyle(), dashed.get_linewidth()) == ("--", 1.3)
+
+
+def test_the_command_passes_its_options_to_fig1b(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(figures, "draw_fig1b", lambda panels=PAPER, seed=0: asked.append((panels, seed)))
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    assert main(["fig1b", "--seed", "7"]) == 0
+    assert main(["fig1b", "--system", "eb-1h", "--seed", "2"]) == 0
+    panels = [Panel("eb-1h: EP", "eb-1h", False), Panel("eb-1h: C-EP", "eb-1h", True)]
+    assert asked == [(PAPER, 7), (panels, 2)]
 
 
 def test_fig1b_has_a_panel_for_each_of_the_papers() -> None:
@@ -98,6 +216,58 @@ def test_the_command_draws_fig1c_from_a_sweep(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").read_bytes().startswith(SIGNATURES["png"])
 
 
+def test_the_bars_of_fig1c_have_the_deviations_of_their_directions() -> None:
+    points = [point("cep-1h", 0.0, seed, angle, error) for seed, angle, error in ((0, 10, 3), (1, 30, 4))]
+    ((axes,),) = (draw_fig1c(points).axes,)
+    ((_, _, (across, along)),) = axes.containers
+    np.testing.assert_allclose(across.get_segments(), [[(10, 3.5), (30, 3.5)]])  # 20 ± 10
+    np.testing.assert_allclose(along.get_segments(), [[(20, 3), (20, 4)]])  # 3.5 ± 0.5
+
+
+LOOKS = {  # the name, the marker and the colour of each preset
+    "p-1h": ("EP-1h", "s", 0),
+    "p-2h": ("EP-2h", "D", 0),
+    "cep-1h": ("C-EP-1h", "s", 1),
+    "cep-2h": ("C-EP-2h", "D", 1),
+    "cvf-1h": ("C-VF-1h", "o", 2),
+    "cvf-2h": ("C-VF-2h", "^", 3),
+}
+
+
+def test_fig1c_gives_each_preset_its_look_and_its_place() -> None:
+    """The points come in another order than the presets, and each has numbers of its own."""
+    points = [
+        point(preset, 45.0 * n, 0, 10.0 * n, n + 0.5) | {"epochs": 20 + n} for n, preset in enumerate(LOOKS)
+    ]
+    (axes,) = draw_fig1c(points[::-1]).axes
+    assert axes.get_xlabel() == "angle to BPTT's gradients before training (°)"
+    assert axes.get_ylabel() == "test error (%)"
+    legend = axes.get_legend()
+    for n, (drawn, (label, marker, colour)) in enumerate(zip(axes.containers, LOOKS.values(), strict=True)):
+        line = drawn.lines[0]
+        np.testing.assert_allclose(line.get_xydata(), [[10 * n, n + 0.5]])
+        assert (line.get_marker(), line.get_color()) == (marker, COLOURS[colour])
+        assert drawn.get_label() == legend.get_texts()[n].get_text() == f"{label}, {20 + n} epochs"
+    assert not axes.texts  # a preset with one angle has no label of it
+
+
+def test_fig1c_names_some_angles_of_the_weights() -> None:
+    points = [point("cvf-2h", psi, 0, 90 - psi / 4, 2 + psi / 100) for psi in (180, 22.5, 90, 0, 45)]
+    (axes,) = draw_fig1c(points).axes
+    named = {text.get_text(): text.xy for text in axes.texts}
+    assert named == {rf"$\psi$ = {psi}°": (90 - psi / 4, 2 + psi / 100) for psi in (0, 90, 180)}
+    assert {text.get_color() for text in axes.texts} == {COLOURS[3]}
+
+
+def test_without_a_directory_fig1c_is_that_of_the_recorded_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(figures, "draw_fig1c", asked.append)
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    assert main(["fig1c"]) == 0
+    recorded = Path(figures.__file__).parent / "data" / "fig1c" / "summary.json"
+    assert asked == [json.loads(recorded.read_text())["points"]]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -154,6 +324,76 @@ def test_the_filters_and_the_steady_state_are_those_of_the_checkpoint(cnn: tuple
     np.testing.assert_array_equal(grid[4].images[0].get_array(), samples.x[1])
     np.testing.assert_allclose(np.asarray(grid[5].images[0].get_array())[:, :6], free.state[0][1, :, :, 0])
     np.testing.assert_allclose([bar.get_height() for bar in grid[7].patches], free.state[-1][1])
+
+
+@pytest.fixture
+def drawn_filters() -> tuple[Figure, Any, Theta, Samples, Phases]:
+    """Draw a CNN of images that are not square and whose layers differ in all numbers."""
+    dynamics = DiscreteTime(convolutional((14, 10, 1), [4, 6], [5, 3], kernel=3, pool=(2, 1)))
+    rng = np.random.default_rng(1)
+    theta = {name: 3 * value for name, value in dynamics.init(rng).items()}
+    images = rng.integers(0, 256, (3, 14, 10)).astype(np.uint8)
+    samples, phases = Samples(images, np.array([2, 0, 1])), Phases(40, 1, 1.0)
+    return figures.draw_filters(dynamics, theta, samples, phases), dynamics, theta, samples, phases
+
+
+def test_each_row_of_the_filters_is_a_sample(drawn_filters: Any) -> None:
+    figure, dynamics, theta, samples, phases = drawn_filters
+    _, *grid = figure.axes
+    rows = np.reshape(np.array(grid, dtype=object), (3, 4))
+    x = samples.inputs(dynamics.network, np.float32)
+    _, free = free_phase(dynamics, theta, x, phases)
+    assert [axes.get_title() for axes in rows[0]] == ["$x$", "$s^1$", "$s^2$", r"$\hat{y}$"]
+    assert not any(axes.get_title() for axes in rows[1:].ravel())
+    for i, row in enumerate(rows):
+        np.testing.assert_array_equal(row[0].images[0].get_array(), samples.x[i])
+        for n, axes in enumerate(row[1:3]):
+            maps = free.state[n][i]
+            picture = np.asarray(axes.images[0].get_array())
+            height, width, channels = maps.shape
+            columns = (picture.shape[1] + 1) // (width + 1)
+            for k in range(channels):
+                top, left = k // columns * (height + 1), k % columns * (width + 1)
+                np.testing.assert_array_equal(picture[top : top + height, left : left + width], maps[..., k])
+        bars = row[-1].patches
+        np.testing.assert_allclose([bar.get_height() for bar in bars], free.state[-1][i])
+        for k, bar in enumerate(bars):
+            assert same_color(bar.get_facecolor(), COLOURS[1] if k == samples.y[i] else COLOURS[0])
+            assert bar.get_x() + bar.get_width() / 2 == pytest.approx(k)
+    assert (free.state[-1].argmax(axis=1) != samples.y).any()  # the label's bar is not always the highest
+
+
+def test_the_filters_have_a_scale_symmetric_about_0(drawn_filters: Any) -> None:
+    figure, _, theta, _, _ = drawn_filters
+    axes = figure.axes[0]
+    (image,) = axes.images
+    limit = np.abs(theta["w0-1"]).max()
+    assert image.get_clim() == (-limit, limit)
+    assert image.get_cmap().name == "RdBu_r"
+    assert axes.get_title() == "the 4 filters of layer 1"
+    picture = np.asarray(image.get_array())
+    for k in range(4):
+        top, left = k // 2 * 4, k % 2 * 4
+        np.testing.assert_array_equal(picture[top : top + 3, left : left + 3], theta["w0-1"][:, :, 0, k])
+
+
+def test_the_command_takes_the_first_three_test_images(
+    cnn: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, data = cnn
+    asked = []
+    monkeypatch.setattr(figures, "draw_filters", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    assert main(["filters", "--weights", str(weights), "--data", str(data)]) == 0
+    ((dynamics, theta, samples, phases),) = asked
+    configuration, progress = checkpoint.load(weights)
+    images = load(str(data))
+    assert phases == configuration.experiment.phases
+    assert dynamics == configuration.experiment.build((16, 16), 3)
+    np.testing.assert_array_equal(samples.x, images.test_images[:3])
+    np.testing.assert_array_equal(samples.y, images.test_labels[:3])
+    for name, value in progress.theta.items():
+        np.testing.assert_array_equal(theta[name], value)
 
 
 def test_the_command_draws_filters_of_a_cnn_alone(

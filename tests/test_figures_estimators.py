@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 
 from eqprop_np import figures
+from eqprop_np.dynamics import RealTime
 from eqprop_np.experiments.estimators import Measurement, Record
 from eqprop_np.figures import ESTIMATOR_PANELS, MARKS, SMALLEST, draw_estimators, estimator_points, main
 
@@ -83,6 +84,45 @@ def test_each_estimator_has_a_look_of_its_own_and_a_line_in_the_legend() -> None
     assert "VF" not in [text.get_text() for text in legend.get_texts()]
 
 
+def test_the_legend_has_the_looks_of_the_marks() -> None:
+    (legend,) = draw_estimators({"tied": TIED, "untied": UNTIED}).legends
+    for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+        assert (handle.get_marker(), handle.get_color()) == MARKS[text.get_text()]
+
+
+def test_the_axes_are_labelled_where_they_are_shared() -> None:
+    figure = draw_estimators({"a": TIED, "b": UNTIED, "c": TIED})
+    names = {axes.get_title(): (axes.get_xlabel(), axes.get_ylabel()) for axes in figure.axes}
+    cost, error = "cost: drives after the first phase", "error, relative to the exact gradient"
+    assert names == {"a": ("", error), "b": ("", ""), "c": (cost, error), "": (cost, "")}
+    for axes in figure.axes[:3]:
+        notes = [text.get_text() for text in axes.texts if not isinstance(text, Annotation)]
+        assert notes == ["on the axis: below 1e-9"]
+        assert axes.get_ylim()[0] == SMALLEST == 1e-9
+
+
+def test_each_label_has_the_colour_and_the_place_of_its_mark() -> None:
+    (axes, _) = draw_estimators({"untied": UNTIED}).axes
+    labels = [text for text in axes.texts if isinstance(text, Annotation)]
+    points = [point for point in estimator_points(UNTIED) if point.label]
+    for text, point in zip(labels, points, strict=True):
+        assert text.xy == (point.drives, max(point.error, SMALLEST))
+        assert text.get_color() == MARKS[point.estimator][1]
+
+
+def test_the_titles_tell_the_systems() -> None:
+    for name, title in ESTIMATOR_PANELS.items():
+        dynamics = figures.SYSTEMS[name].dynamics
+        weights = "tied weights" if dynamics.network.tied else "untied weights"
+        time = "real time" if isinstance(dynamics, RealTime) else "discrete time"
+        assert title == f"{weights}, {time}"
+
+
+def test_bptt_and_the_exact_gradient_are_those_of_the_middle_angle() -> None:
+    points = {p.estimator: p for p in estimator_points(UNTIED) if p.estimator in ("BPTT", "implicit")}
+    assert (points["BPTT"].error, points["implicit"].drives) == (90.1, 290)
+
+
 def test_labels_tell_the_settings_apart() -> None:
     labels = [(p.estimator, p.label) for p in estimator_points(TIED)]
     assert labels[:3] == [("one-sided EP", ""), ("random-sign EP", ""), ("centred EP", "")]
@@ -120,8 +160,16 @@ def test_the_command_draws_the_four_systems(monkeypatch: pytest.MonkeyPatch, tmp
         asked.append((systems[id(system)], seed))
         return UNTIED if "untied" in asked[-1][0] else TIED
 
+    drawn = []
     monkeypatch.setattr(figures, "estimators_of", measured)
+    monkeypatch.setattr(
+        figures, "draw_estimators", lambda panels: drawn.append((panels,)) or draw_estimators({"a": TIED})
+    )
     out = tmp_path / "e.png"
     assert main(["estimators", "--seed", "3", "--out", str(out)]) == 0
     assert asked == [(name, 3) for name in ("chain", "chain-real", "chain-untied", "chain-real-untied")]
+    ((panels,),) = drawn
+    assert list(panels) == list(ESTIMATOR_PANELS.values())
+    for title, measured_panel in panels.items():
+        assert measured_panel is (UNTIED if "untied" in title else TIED)
     assert out.read_bytes().startswith(b"\x89PNG")
