@@ -1,6 +1,7 @@
-"""Tests of the README's table "From equation to file".
+"""Tests of the README's tables "From equation to file" and "Beyond the abstract".
 
-Each function in it exists and cites its equation, and each notebook cites the equation too.
+Each function in them exists. It cites its equation, and each notebook cites the equation too; beyond the
+abstract, the notebook uses the function.
 """
 
 import inspect
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import nbformat
 import pytest
 
+import eqprop_np
+
 ROOT = Path(__file__).resolve().parents[1]
 EQUATIONS = [f"Eq. ({n})" for n in range(1, 9)]
 FIGURES = [f"Fig. 1({letter})" for letter in "abc"]
@@ -21,6 +24,7 @@ SYMBOLS = {
     "C-VF": "C-VF",
 }  # the other entries of the table, as regular expressions
 HEAD = "| of the abstract | what | function | notebook |\n|---|---|---|---|\n"
+BEYOND = "| rule | what | function | notebook | paper |\n|---|---|---|---|---|\n"
 
 
 class Row(NamedTuple):
@@ -31,12 +35,12 @@ class Row(NamedTuple):
     notebooks: list[str]
 
 
-def table(readme: str) -> list[Row]:
-    lines = readme.split(HEAD)[1].split("\n\n")[0].splitlines()
+def table(readme: str, head: str = HEAD) -> list[Row]:
+    lines = readme.split(head)[1].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [
         Row(cited, re.findall(r"`([\w.]+)`", functions), re.findall(r"\]\(([\w/.-]+)\)", notebooks))
-        for cited, _, functions, notebooks in cells
+        for cited, _, functions, notebooks, *_ in cells
     ]
 
 
@@ -77,6 +81,20 @@ def test_the_function_cites_its_equation(name: str, cited: str) -> None:
 def test_the_notebook_cites_it_too(name: str, cited: str) -> None:
     cells = nbformat.read(ROOT / name, as_version=4).cells
     assert mentions("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"), cited)
+
+
+def test_beyond_the_abstract_each_function_is_public_and_the_notebook_uses_it() -> None:
+    rows = table((ROOT / "README.md").read_text(), BEYOND)
+    rules = {row.cited.strip("`"): row for row in rows}
+    assert rules.keys() == {"implicit", "holomorphic", "asymep", "--cost cross-entropy"}
+    for name, row in rules.items():
+        (function,), (notebook,) = row.functions, row.notebooks
+        public = getattr(eqprop_np, function.rpartition(".")[2])
+        assert public is pkgutil.resolve_name(f"eqprop_np.{function}")
+        assert name not in eqprop_np.RULES or eqprop_np.RULES[name].function is public
+        cells = nbformat.read(ROOT / notebook, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        assert f"eq.{public.__name__}" in code
 
 
 @pytest.mark.parametrize(

@@ -287,3 +287,43 @@ def test_the_chessboard_leaves_exact_zeros_white(lesson: ModuleType) -> None:
     assert np.array_equal(
         np.ma.getmaskarray(shown) | np.isnan(np.ma.getdata(shown)), [[True, False], [False, True]]
     )
+
+
+# ---- notebook 10
+
+
+def test_the_ring_marks_the_circle_that_is_drawn(lesson: ModuleType) -> None:
+    plane = np.linspace(-1, 1, 3) + 1j * np.linspace(-1, 1, 3)[:, None]
+    circle, radii = 0.3 * np.exp(2j * np.pi * np.arange(4) / 4), np.array([0.1, 0.5])
+    curves = {"N = 4": (radii, radii**4)}
+    figure = lesson.draw_circle(plane, plane, circle, curves, here=(0.3, 1e-2), radius=0.4)
+    left, right = figure.axes[:2]
+    (image,) = (c for c in left.collections if c.get_array() is not None)
+    np.testing.assert_allclose(np.ravel(image.get_array()), np.abs(plane).ravel())
+    around, chosen, points, _ = (line.get_xydata() @ (1, 1j) for line in left.lines)
+    np.testing.assert_allclose(np.abs(around), 0.4)
+    np.testing.assert_allclose(np.abs(chosen), 0.3)
+    np.testing.assert_allclose(points, circle)
+    assert left.get_title(loc="left") + left.get_title() == "N = 4, r = 0.30"
+    curve, limit, ring = (line.get_xydata() for line in right.lines)
+    np.testing.assert_allclose(curve, np.transpose(curves["N = 4"]))
+    assert limit[0, 0] == 0.4
+    np.testing.assert_allclose(ring, [(0.3, 1e-2)])
+
+
+def test_the_rings_mark_the_best_radius_of_each_curve(lesson: ModuleType) -> None:
+    radii = np.array([0.1, 0.2, 0.3])
+    curves = {"a": (radii, [3, 1, 2]), "b": (radii, [3, 2, 1])}
+    (ax,) = lesson.draw_noise(curves, radius=0.25).axes
+    rings = [line.get_xydata().tolist() for line in ax.lines if line.get_color() == "none"]
+    assert rings == [[[0.2, 1]], [[0.3, 1]]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_the_corrections_are_drawn_over_psi_and_over_beta(lesson: ModuleType) -> None:
+    betas = np.array([1e-2, 1e-1])
+    figure = lesson.draw_corrections([0, 90], {"VF": [0, 40]}, betas, {"EP": [1, 1], "AsymEP": betas**2})
+    left, right = figure.axes
+    assert left.lines[0].get_xydata().tolist() == [[0, 0], [90, 40]]
+    np.testing.assert_allclose(right.lines[1].get_ydata(), betas**2)
+    assert (right.get_xscale(), right.get_yscale()) == ("log", "log")

@@ -37,6 +37,7 @@ NAMES = (
     "07-continual-updates",
     "08-asymmetric-connections",
     "09-training-for-real",
+    "10-beyond-the-abstract",
 )
 APPENDIX = "appendix"
 SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_faults`; authors add theirs
@@ -49,6 +50,7 @@ SECOND_EDITION = {  # the notebooks that follow the rules of `second_edition_fau
     "07-continual-updates",
     "08-asymmetric-connections",
     "09-training-for-real",
+    "10-beyond-the-abstract",
 }
 MAX_WORDS = 1800  # of prose, see `words`
 TOLERANCE = 0.01  # relative, of each number in a text

@@ -1555,3 +1555,104 @@ def draw_digit_maps(images: Any, state: Sequence[Any], labels: Sequence[int]) ->
         ax.set_title(title, loc="center")
     figure.colorbar(shown, ax=grid, aspect=40, pad=0.01)
     return figure
+
+
+# ---- notebook 10
+
+
+def draw_circle(
+    plane: Any,
+    values: Any,
+    circle: Any,
+    curves: Mapping[str, tuple[Any, Any]],
+    here: tuple[float, float],
+    radius: float,
+) -> Figure:
+    """Draw what a weight reads over the plane of complex β with a circle of nudges, and errors over r.
+
+    Parameters
+    ----------
+    plane, values : ndarray
+        Complex β on a grid, and what the weight reads there; the modulus is drawn.
+    circle : ndarray
+        The nudges β_k.
+    curves : dict
+        For each label, the radii and the relative errors.
+    here : (r, error)
+        The radius and the error of the circle.
+    radius : float
+        The radius of convergence.
+    """
+    figure = Figure(figsize=(9.4, 3.6))
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
+    image = left.pcolormesh(plane.real, plane.imag, np.abs(values), cmap="viridis", shading="nearest")
+    figure.colorbar(image, ax=left, label=r"$|g(\beta)|$")
+    turn = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
+    left.plot((radius * turn).real, (radius * turn).imag, ":", color="white")
+    left.plot((here[0] * turn).real, (here[0] * turn).imag, color=COLOURS["nudged"], linewidth=1)
+    left.plot(circle.real, circle.imag, "o", color=COLOURS["nudged"], markersize=5)
+    left.plot(0, 0, "o", color=COLOURS["fourth"], markersize=4)
+    left.set(xlabel=r"real part of $\beta$", ylabel="imaginary part", aspect="equal")
+    left.set_title(f"N = {len(circle)}, r = {here[0]:.2f}")
+    _draw_orders(right, curves)
+    right.axvline(radius, color="0.6", linestyle=":", linewidth=1.2)
+    right.plot(here[0], max(here[1], 1e-13), "o", color="none", markeredgecolor="black", markersize=9)
+    right.set(xlabel="r", ylabel="error, relative", ylim=(1e-13, 10))
+    _tick_radii(right)
+    right.legend(loc="lower right")
+    return figure
+
+
+def _draw_orders(ax: Axes, curves: Mapping[str, tuple[Any, Any]]) -> None:
+    """Draw curves on logarithmic axes, each in a colour of its own."""
+    colours = [COLOURS[name] for name in ("nudged", "ep", "free", "second", "third")]
+    for (label, (x, y)), colour, marker in zip(curves.items(), colours, "os^Dv", strict=False):
+        ax.loglog(x, y, marker + "-", color=colour, markersize=3.5, linewidth=1.2, label=label)
+
+
+def _tick_radii(ax: Axes) -> None:
+    ax.set_xticks([0.02, 0.05, 0.1, 0.2, 0.5], ["0.02", "0.05", "0.1", "0.2", "0.5"])
+    ax.set_xticks([], minor=True)
+
+
+def draw_noise(curves: Mapping[str, tuple[Any, Any]], radius: float) -> Figure:
+    """Draw errors over r on logarithmic axes, with a dot at the smallest of each curve.
+
+    The parameters are those of `draw_circle`.
+    """
+    figure = Figure(figsize=(6.6, 3))
+    ax = figure.subplots()
+    _draw_orders(ax, curves)
+    for x, y in curves.values():
+        ax.plot(x[np.argmin(y)], np.min(y), "o", color="none", markeredgecolor="black", markersize=9)
+    ax.axvline(radius, color="0.6", linestyle=":", linewidth=1.2)
+    ax.set(xlabel="r", ylabel="error, relative")
+    _tick_radii(ax)
+    ax.legend()
+    return figure
+
+
+def draw_corrections(psis: Sequence[float], angles: Mapping[str, Any], betas: Any, errors: Any) -> Figure:
+    """Draw the angle of estimates to the gradient over ψ, and the error of estimates over β.
+
+    Parameters
+    ----------
+    psis : sequence of float
+    angles : dict
+        For each label, the angles.
+    betas : ndarray
+    errors : dict
+        For each label, the relative errors.
+    """
+    figure = Figure(figsize=(9.4, 3.4))
+    left, right = figure.subplots(1, 2)
+    for (label, values), colour, style in zip(
+        angles.items(), ("nudged", "third", "ep", "free"), ("o-", "s-", "^-", "v:"), strict=False
+    ):
+        left.plot(psis, values, style, color=COLOURS[colour], markersize=4, label=label)
+    left.set(xlabel="ψ (°)", ylabel="angle to the gradient (°)", xticks=range(0, 181, 45))
+    left.legend()
+    _draw_orders(right, {label: (betas, values) for label, values in errors.items()})
+    right.set(xlabel=r"$\beta$", ylabel="error, relative")
+    right.legend(loc="upper left", bbox_to_anchor=(0, 0.93))
+    return figure
