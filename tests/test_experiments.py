@@ -18,12 +18,15 @@ from eqprop_np.activations import ACTIVATIONS, sigmoid, tanh
 from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
 from eqprop_np.experiments.configuration import Configuration
-from eqprop_np.experiments.datasets import SHA256
+from eqprop_np.experiments.datasets import SHA256, Dataset, glyphs
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment, Layers, Training, spread
 from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
+from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import ESTIMATES, Phases
+from eqprop_np.rules.vector_field import vf
+from eqprop_np.samples import Samples
 from eqprop_np.training import Run
 
 every = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
@@ -48,6 +51,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "p-3h": DISCRETE | THREE | {"learning_rates": (0.2, 0.05, 0.01, 0.002), "beta": 0.5, "epochs": 100},
     "eb-1h": REAL | ONE | {"learning_rates": (0.1, 0.05), "epochs": 30},
     "eb-2h": REAL | TWO | {"learning_rates": (0.4, 0.1, 0.01), "epochs": 50},
+    "cep-1h": DISCRETE
+    | ONE
+    | {"learning_rates": (0.0056, 0.0028), "beta": 0.2, "epochs": 100, "rule": "cep"},
+    "cep-2h": DISCRETE
+    | TWO
+    | {"learning_rates": (0.01, 0.0018, 0.00018), "beta": 0.5, "epochs": 150, "rule": "cep"},
+    "cvf-1h": DISCRETE
+    | ONE
+    | {"learning_rates": (0.0076, 0.0038), "beta": 0.2, "epochs": 100, "rule": "cvf"},
+    "cvf-2h": DISCRETE
+    | TWO
+    | {"learning_rates": (0.009, 0.0016, 0.00016), "beta": 0.35, "epochs": 150, "rule": "cvf"},
 }
 STEPS = {
     "p-1h": (range(30, 41), range(10, 16)),
@@ -55,6 +70,22 @@ STEPS = {
     "p-3h": ([180], [20]),
     "eb-1h": ([100], [12]),
     "eb-2h": ([400], [40]),
+    "cep-1h": ([40], [15]),
+    "cep-2h": ([100], [20]),
+    "cvf-1h": ([40], [15]),
+    "cvf-2h": ([100], [20]),
+}
+OURS = {  # ω, the tolerance, the estimate, and a bound for the cosine (see below)
+    "p-1h": (Alternating(1.0, 0.003), "one-sided", 0.995),
+    "p-2h": (Alternating(1.4, 0.001), "one-sided", 0.985),
+    "p-3h": (Alternating(1.6, 0.003), "one-sided", 0.91),
+    "eb-1h": (Alternating(1.9, 0.001), "one-sided", 0.97),
+    "eb-2h": (Alternating(1.9, 0.0003), "one-sided", 0.93),
+    "cep-1h": (Alternating(1.2, 0.001), "one-sided", 0.98),
+    "cep-2h": (Alternating(1.4, 0.001), "one-sided", 0.96),
+    "cvf-1h": (Alternating(1.0, 0.001), "random-sign", 0.96),
+    "cvf-2h": (Alternating(1.0, 0.001), "random-sign", 0.92),
+    "conv": (Alternating(1.2, 0.03), "centered", 0.78),
 }
 
 
@@ -79,7 +110,46 @@ def test_a_preset_holds_the_published_numbers(name: str) -> None:
     assert experiment.phases.nudged_steps in nudged
 
 
+@every
+def test_a_preset_has_our_schedule_and_estimate(experiment: Experiment) -> None:
+    schedule, estimate, _ = OURS[experiment.name]
+    assert (experiment.phases.schedule, experiment.phases.estimate) == (schedule, estimate)
+    assert experiment.phases.learning_rates == {}
+    assert experiment.training.workers == (2 if experiment.name == "conv" else 1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return glyphs(train=10, test=5)
+
+
+@every
+def test_a_preset_has_the_gradient_of_the_converged_states(experiment: Experiment, digits: Dataset) -> None:
+    """Compare each weight's gradient with that of phases that converge, by its cosine.
+
+    The learning rates of a continual rule are those of the preset, and 0 for the converged states.
+    """
+    dynamics = experiment.build((28, 28), 10)
+    theta = dynamics.init(np.random.default_rng(0), np.float64)
+    samples = Samples(digits.test_images, digits.test_labels)
+    x, y = samples.inputs(dynamics.network, np.float64), samples.targets(dynamics, np.float64)
+    one = {"estimate": "one-sided"} if experiment.phases.estimate == "random-sign" else {}
+    phases = replace(experiment.phases, learning_rates=experiment.rates(dynamics), **one)
+    found = RULES[experiment.rule].fastest(dynamics.network)(dynamics, theta, x, y, phases).gradient
+    steps = 300 if experiment.dynamics == "real-time" else 60
+    long = replace(phases, free_steps=2000, nudged_steps=steps, schedule=Alternating(tol=1e-9))
+    converged = (vf if experiment.untied else ep)(dynamics, theta, x, y, long)
+    assert converged.free.converged
+    for name, g in converged.gradient.items():
+        cosine = (found[name] * g).sum() / np.linalg.norm(found[name]) / np.linalg.norm(g)
+        assert cosine > OURS[experiment.name][2], name
+
+
 def test_the_convolutional_preset_has_the_published_network() -> None:
+    assert EXPERIMENTS["conv"].layers == Layers(channels=(32, 64), kernel=5, pool=2, stride=1, padding=0)
+    assert EXPERIMENTS["conv"].training == Training(
+        (0.2, 0.05, 0.02), epochs=12, rate_schedule=Exponential(0.87), workers=2
+    )
     dynamics = EXPERIMENTS["conv"].build((28, 28), 10)
     assert dynamics.network.shapes == ((28, 28, 1), (12, 12, 32), (4, 4, 64), (10,))
     assert (EXPERIMENTS["conv"].activation, EXPERIMENTS["conv"].phases.beta) == ("hard_sigmoid", 0.4)
