@@ -20,6 +20,7 @@ from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import (
     COSTS,
@@ -31,7 +32,8 @@ from eqprop_np.experiments.presets import (
     Training,
     spread,
 )
-from eqprop_np.experiments.report import Report, records
+from eqprop_np.experiments.report import FILES, Report, is_config, records
+from eqprop_np.files import locked
 from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps
 from eqprop_np.processes import WorkerDied, share
 from eqprop_np.relaxation import Alternating, Synchronous
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, 2 (bad input), 3 (training diverged, or a worker process was killed) or 130 (interrupted).
     """
+    replace_unprintable()
     try:
         given = vars(_parser().parse_args(arguments))
         if "list_presets" in given:
@@ -120,10 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         "them instead of the test set (default: 0)")  # fmt: skip
 
     run = parser.add_argument_group("the run")
-    run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: a new one under runs/)")
+    run.add_argument(
+        "--out", type=_path, metavar="DIR", help="run directory (default: a new one under runs/)"
+    )
     add = run.add_mutually_exclusive_group().add_argument
-    add("--resume", type=Path, metavar="DIR", help="continue the run in DIR, or of a checkpoint")
-    add("--evaluate", type=Path, metavar="DIR", help="print the test error of the run in DIR, or of a "
+    add("--resume", type=_path, metavar="DIR", help="continue the run in DIR, or of a checkpoint")
+    add("--evaluate", type=_path, metavar="DIR", help="print the test error of the run in DIR, or of a "
         "checkpoint, and exit")  # fmt: skip
     add("--list-presets", action="store_const", const=True, help="print the presets and exit")
     run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
@@ -158,6 +163,12 @@ def _parser() -> argparse.ArgumentParser:
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
     add("--workers", type=int, metavar="N", help="number of processes that share each batch")
     return parser
+
+
+def _path(text: str) -> Path:
+    if not text:  # Path("") is the current directory
+        raise argparse.ArgumentTypeError("must name a directory, got an empty string")
+    return Path(text)
 
 
 def _experiment(given: Given) -> Experiment:
@@ -308,45 +319,52 @@ def _run(given: Given) -> int:
     if "resume" in given:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
         directory = given["resume"]
-        directory = directory.parent if directory.is_file() else directory
-        configuration, progress, training, test = _saved(directory / "checkpoint.npz", given)
-        configuration = _total_epochs(configuration, progress, given)
-        # Save the new total of epochs now, so that a run that is killed before its next checkpoint keeps it.
-        checkpoint.save(directory / "checkpoint.npz", configuration, progress)
-        dynamics = _dynamics(configuration)
-    else:
-        configuration, training, test = _configure(given)
-        dynamics = _dynamics(configuration)
-        experiment = configuration.experiment
-        optimizer, psi = experiment.optimizer(dynamics), experiment.psi or 0.0
-        progress = Progress.begin(dynamics, optimizer, configuration.seed, psi=psi)
-        directory = _new_directory(given.get("out"), experiment)
-    report = Report(directory, configuration, quiet)
-    report.begin(progress)
+        path = (directory.parent if directory.is_file() else directory) / "checkpoint.npz"
+        with locked(path.parent) if path.exists() else nullcontext():  # `_saved` says if it does not exist
+            configuration, progress, training, test = _saved(path, given)
+            configuration = _total_epochs(configuration, progress, given)
+            # Save the new total of epochs now, so that a run that is killed soon keeps it.
+            checkpoint.save(path, configuration, progress)
+            return _report(Report(path.parent, configuration, quiet), training, test, progress)
+    configuration, training, test = _configure(given)
+    dynamics, experiment = _dynamics(configuration), configuration.experiment
+    optimizer, psi = experiment.optimizer(dynamics), experiment.psi or 0.0
+    progress = Progress.begin(dynamics, optimizer, configuration.seed, psi=psi)
+    directory = _new_directory(given.get("out"), experiment)
+    with locked(directory):
+        _refuse_used(directory)
+        return _report(Report(directory, configuration, quiet), training, test, progress)
+
+
+def _report(report: Report, training: Samples, test: Samples, progress: Progress) -> int:
+    """Train, with a report, and return the exit code. Whatever ends the training, its state is saved."""
+    resume = f"to continue: python -m eqprop_np.mnist --resume {shlex.quote(str(report.directory))}"
     try:
-        finished = _train(report, dynamics, training, test, progress)
+        report.begin(progress)
+        try:
+            finished = _train(report, training, test, progress)
+        except WorkerDied as error:
+            report.save(progress)
+            print(f"error: {error}; {resume}", file=sys.stderr)
+            return EXIT_FAILED
+        if not finished:
+            report.save(progress)
+            print(f"interrupted; {resume}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        report.end(progress)
     except Diverged as error:
         print(f"error: training diverged: {error}. Try smaller learning rates.", file=sys.stderr)
         return EXIT_FAILED
-    except WorkerDied as error:
-        report.save(progress)
-        print(f"error: {error}; to continue: {_resume(directory)}", file=sys.stderr)
+    except OSError as error:  # for example a full disk
+        saved = (report.directory / "checkpoint.npz").exists()
+        print(f"error: {error}{f'; {resume}' if saved else ''}", file=sys.stderr)
         return EXIT_FAILED
-    if not finished:
-        report.save(progress)
-        print(f"interrupted; to continue: {_resume(directory)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    report.end(progress)
     return 0
 
 
-def _resume(directory: Path) -> str:
-    return f"python -m eqprop_np.mnist --resume {shlex.quote(str(directory))}"
-
-
-def _train(report: Report, dynamics: Dynamics, training: Samples, test: Samples, progress: Progress) -> bool:
+def _train(report: Report, training: Samples, test: Samples, progress: Progress) -> bool:
     """Train with a progress bar until the end or a signal; return whether all epochs are complete."""
-    experiment = report.configuration.experiment
+    experiment, dynamics = report.configuration.experiment, _dynamics(report.configuration)
     with (
         _shared(experiment) as shared,
         interruptible() as interrupted,
@@ -417,17 +435,32 @@ def _total_epochs(configuration: Configuration, progress: Progress, given: Given
 
 def _new_directory(out: Path | None, experiment: Experiment) -> Path:
     directory = out or Path("runs") / f"{experiment.name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    if (directory / "summary.json").exists():
-        raise BadInput(
-            f"{directory} holds a finished run: choose another --out, or use --resume with more --epochs"
-        )
-    if (directory / "checkpoint.npz").exists():
-        raise BadInput(f"{directory} holds an unfinished run: use --resume, or choose another --out")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"cannot create the run directory ({error}): choose another --out") from None
     return directory
+
+
+def _refuse_used(directory: Path) -> None:
+    """Raise `BadInput` if a new run would overwrite a file, unless a run left it that saved no state."""
+    present = {path.name: path for path in directory.iterdir()}
+    if "checkpoint.npz" in present:
+        if "summary.json" in present:
+            raise BadInput(
+                f"{directory} holds a finished run: choose another --out, or use --resume with more --epochs"
+            )
+        raise BadInput(f"{directory} holds an unfinished run: use --resume, or choose another --out")
+    metrics, config = present.get("metrics.jsonl"), present.get("config.json")
+    if config and is_config(config):
+        del present["config.json"]
+    if metrics and metrics.stat().st_size == 0:
+        del present["metrics.jsonl"]
+    if kept := FILES & present.keys():
+        raise BadInput(
+            f"{directory} holds {', '.join(sorted(kept))}, which the run would overwrite: choose another "
+            "--out, or move the files"
+        )
 
 
 if __name__ == "__main__":

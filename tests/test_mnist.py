@@ -86,7 +86,7 @@ def asked(directory: Path) -> Experiment:
 
 def metrics(directory: Path) -> list[dict[str, float]]:
     """Return the records of metrics.jsonl with the measured seconds set to 0."""
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    lines = (directory / "metrics.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) | {"seconds": 0} for line in lines]
 
 
@@ -694,6 +694,64 @@ def test_an_unfinished_run_is_not_overwritten(
     assert contents(out) == before
 
 
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("config.json", "{}"),
+        ("config.json", '{"git_commits": []}'),
+        ("config.json", "user: me"),
+        ("metrics.jsonl", "{}\n"),
+        ("summary.json", "{}"),
+        ("curves.png", ""),
+    ],
+)
+def test_files_of_the_user_are_not_overwritten(
+    name: str, content: str, command: Command, options: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text(content, "utf-8")
+    (out / "notes.txt").touch()
+    before = contents(out)
+    words = f"{out} holds {name}, which the run would overwrite: choose another --out, or move the files"
+    assert_refused(command(*options, "--out", out), words)
+    assert contents(out) == before
+    (out / name).unlink()
+    assert command(*options, "--epochs", 1, "--out", out).code == 0
+
+
+@pytest.mark.parametrize("option", ["--out", "--resume", "--evaluate"])
+def test_an_empty_name_is_not_the_current_directory(
+    option: str, command: Command, options: list[object]
+) -> None:
+    before = sorted(Path().iterdir())
+    words = f"argument {option}: must name a directory, got an empty string"
+    assert_refused(command(*(options if option == "--out" else ()), option, ""), words)
+    assert sorted(Path().iterdir()) == before
+
+
+def test_two_runs_do_not_share_a_directory(
+    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """The second of two new runs, or of two resumes, is refused, and the first is the same as alone."""
+    out, step, outcomes, batches = tmp_path / "run", SGD.step, [], []
+    command(*options, "--out", tmp_path / "through")
+
+    def second(*arguments: Any) -> Any:
+        if batches.append(1) or len(batches) in (4, 7):  # in the second epoch, and in the resumed third one
+            for others in ([*options, "--out", out], ["--resume", out]):
+                outcomes.append(command(*others))
+        return step(*arguments)
+
+    monkeypatch.setattr(SGD, "step", second)
+    assert command(*options, "--epochs", 2, "--out", out).code == 0
+    assert command("--resume", out, "--epochs", 3).code == 0
+    assert len(outcomes) == 4
+    for outcome in outcomes:
+        assert_refused(outcome, f"{out} is in use by another run: wait until it ends, or choose another one")
+    assert_same_run(out, tmp_path / "through")
+
+
 # --- resuming
 
 
@@ -832,9 +890,9 @@ def test_metrics_left_over_by_a_crash_are_not_kept_twice(
     """If a line is missing, repeated or truncated, the lines are restored from the checkpoint."""
     out = tmp_path / "run"
     command(*options, "--epochs", 2, "--out", out)
-    lines = (out / "metrics.jsonl").read_text()
+    lines = (out / "metrics.jsonl").read_text("utf-8")
     for damaged in ("", lines.splitlines()[0] + "\n", lines + lines, lines[:-5]):
-        (out / "metrics.jsonl").write_text(damaged)
+        (out / "metrics.jsonl").write_text(damaged, "utf-8")
         command("--resume", out)
         assert [line["epoch"] for line in metrics(out)] == [1, 2]
 
@@ -996,7 +1054,7 @@ def test_the_commits_of_all_parts_are_recorded(
     summary = read(out / "summary.json")
     assert (summary["git_commit"], summary["git_commits"]) == ("a", ["a", "b"])
     for damaged in ("{", "[]", "{}", '{"git_commits": 3}'):
-        (out / "config.json").write_text(damaged)
+        (out / "config.json").write_text(damaged, "utf-8")
         assert command("--resume", out).code == 0
         assert read(out / "summary.json")["git_commits"] == [None, "b"]
 
@@ -1072,15 +1130,38 @@ def test_divergence_from_the_start_leaves_no_checkpoint(
     assert command(*options, "--out", out).code == 0
 
 
-def test_a_full_disk_is_one_line(
-    command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc gives the names of open files")
+@pytest.mark.parametrize("file", ["config.json", "metrics.jsonl", "checkpoint.npz", "summary.json"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    times: int, file: str, command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
+    """The disk is full when a file is written for the first or second time. What was saved stays."""
+    out, through = tmp_path / "run", tmp_path / "through"
+    command(*options, "--out", through)
+    synchronize, opened = os.fsync, []
 
-    monkeypatch.setattr(np, "savez", full)
-    code, _, err = command(*options, "--out", tmp_path / "run")
-    assert (code, err) == (2, "error: [Errno 28] No space left on device\n")
+    def full(descriptor: int) -> None:
+        synchronize(descriptor)
+        opened.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.rpartition(".")[0])
+        if opened.count(f".{file}") == times:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = command(*options, "--out", out)
+    if opened.count(f".{file}") < times:
+        assert code == 0
+        return
+    hint = (
+        f"; to continue: python -m eqprop_np.mnist --resume {out}"
+        if times == 2 or file == "summary.json"
+        else ""
+    )
+    assert (code, err) == (3, f"error: [Errno 28] No space left on device: '{out / file}'{hint}\n")
+    assert not [name for name in os.listdir(out) if name.startswith(".")]
+    assert command(*(["--resume", out] if hint else [*options, "--out", out])).code == 0
+    assert_same_run(out, through)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the test kills a process as POSIX does")
@@ -1129,7 +1210,7 @@ def start(*arguments: object, **named: Any) -> subprocess.Popen[str]:
     options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if os.name == "posix":
         options["preexec_fn"] = signals_as_in_a_terminal
-    return subprocess.Popen(command, env=environment(), text=True, **options | named)
+    return subprocess.Popen(command, env=environment(), encoding="utf-8", **options | named)
 
 
 def signals_as_in_a_terminal() -> None:

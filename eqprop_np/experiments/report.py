@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
-from eqprop_np.files import replacing
+from eqprop_np.files import naming, replacing
 from eqprop_np.optimizers import Exponential, RateSchedule, Steps
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.training import Progress
 
+FILES = frozenset({"config.json", "metrics.jsonl", "checkpoint.npz", "summary.json", "curves.png"})
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
 
 
@@ -88,7 +89,8 @@ class Report:
         """Save the checkpoint, add a line to ``metrics.jsonl``, and print the errors of the epoch."""
         record = records(progress)[-1]
         self.save(progress)
-        with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+        metrics = self.directory / "metrics.jsonl"
+        with naming(metrics), open(metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.say(
             f"epoch {record['epoch']}/{self.configuration.experiment.training.epochs}: "
@@ -235,6 +237,17 @@ def summarize(
     }
 
 
+def is_config(path: Path) -> bool:
+    """Return whether a run wrote this ``config.json``, and not a user for another purpose."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        del content["git_commits"]
+        Configuration.from_json(content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+    return True
+
+
 def _commits(config: Path) -> list[str | None]:
     """Return the commits that a ``config.json`` names; [None] if the file is old or damaged."""
     try:
@@ -261,7 +274,7 @@ def git_commit() -> str | None:
         for command in (["ls-files", "--error-unmatch", __file__], ["describe", "--always", "--dirty"]):
             options = ["--abbrev=40"] if command[0] == "describe" else []
             done = subprocess.run(
-                [*git, *command, *options], capture_output=True, text=True, check=True, timeout=10
+                [*git, *command, *options], capture_output=True, encoding="utf-8", check=True, timeout=10
             )
     except (OSError, subprocess.SubprocessError):
         return None
