@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
+from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Network, Theta
@@ -179,6 +180,7 @@ def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[f
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    replace_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m eqprop_np.benchmark",
         description=__doc__,

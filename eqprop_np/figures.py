@@ -36,6 +36,7 @@ from eqprop_np.activations import Array
 from eqprop_np.animation import draw_settling, require_gif, save_animation, small_network
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments.checkpoint import CheckpointError, load
+from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError
 from eqprop_np.experiments.datasets import load as load_data
 from eqprop_np.experiments.estimators import Measurement
@@ -274,7 +275,7 @@ def read_sweep(directory: Path) -> list[dict[str, Any]]:
     path = directory / "summary.json"
     fields = {"preset", "psi", "seed", "epochs", "update_angle", "test_error"}
     try:
-        points = json.loads(path.read_text())["points"]
+        points = json.loads(path.read_text("utf-8"))["points"]
         if points and all(fields <= point.keys() and point["preset"] in FAMILIES for point in points):
             return points
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -618,6 +619,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, or 2 if the figure cannot be drawn or written.
     """
+    replace_unprintable()
     options = _parser().parse_args(arguments)
     out = options.out or Path("runs") / f"{options.figure}.png"
     try:

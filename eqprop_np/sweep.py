@@ -53,6 +53,7 @@ from eqprop_np.checks import check_integer
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, summarize, write_json
@@ -614,6 +615,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, 1 (a point failed) or 2 (bad input). After an interruption the process ends with exit code 130.
     """
+    replace_unprintable()
     handles = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if handles else None
     try:

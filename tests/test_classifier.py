@@ -367,7 +367,7 @@ def test_predictions_that_do_not_converge_are_reported(monkeypatch: pytest.Monke
 
 def test_without_scikit_learn_the_import_says_what_to_do() -> None:
     code = "import sys; sys.modules['sklearn'] = None; import eqprop_np; import eqprop_np.classifier"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     last = run.stderr.splitlines()[-1]
     assert last.startswith("ImportError: eqprop_np.classifier needs scikit-learn")
     assert last.endswith("run pip install scikit-learn")

@@ -616,11 +616,11 @@ def test_a_damaged_cache_is_renewed(mirror: Mirror, cache: Path, fake_mnist: Pay
 def test_a_cache_that_cannot_be_written_breaks_nothing(
     mirror: Mirror, cache: Path, fake_mnist: Payloads
 ) -> None:
-    cache.write_text("not a directory")
+    cache.write_text("not a directory", "utf-8")
     mirror(serving(fake_mnist))
     assert holds(load("mnist"), fake_mnist)
     assert glyphs(train=10, test=1).classes == 10
-    assert cache.read_text() == "not a directory"
+    assert cache.read_text("utf-8") == "not a directory"
 
 
 def test_a_full_disk_leaves_no_halves(

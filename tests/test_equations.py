@@ -58,7 +58,7 @@ def mentions(text: str, cited: str) -> bool:
     return bool(re.search(SYMBOLS[cited], text)) if cited in SYMBOLS else cited in citations(text)
 
 
-TABLE = table((ROOT / "README.md").read_text())
+TABLE = table((ROOT / "README.md").read_text("utf-8"))
 FUNCTIONS = [(name, row.cited) for row in TABLE for name in row.functions]
 NOTEBOOKS = [(name, row.cited) for row in TABLE for name in row.notebooks]
 
@@ -84,7 +84,7 @@ def test_the_notebook_cites_it_too(name: str, cited: str) -> None:
 
 
 def test_beyond_the_abstract_each_function_is_public_and_the_notebook_uses_it() -> None:
-    rows = table((ROOT / "README.md").read_text(), BEYOND)
+    rows = table((ROOT / "README.md").read_text("utf-8"), BEYOND)
     rules = {row.cited.strip("`"): row for row in rows}
     assert rules.keys() == {"implicit", "holomorphic", "asymep", "--cost cross-entropy"}
     for name, row in rules.items():

@@ -232,7 +232,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
 )
 def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> None:
     """Each run had one process, which gives the same result as several up to rounding."""
-    configuration = Configuration.from_json(json.loads(path.read_text())["configuration"])
+    configuration = Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])
     options = OPTIONS.get(path.stem, {})
     if path.parent.name == "fig1c":
         angle = re.search(r"-([\d.]+)deg-", path.stem)
@@ -243,7 +243,9 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
 
 
 def test_each_preset_with_a_record_is_compared() -> None:
-    names = {json.loads(path.read_text())["preset"] for path in RECORDED if path.name != "summary.json"}
+    names = {
+        json.loads(path.read_text("utf-8"))["preset"] for path in RECORDED if path.name != "summary.json"
+    }
     assert names == {"p-1h", "conv", "cep-1h", "cep-2h", "cvf-1h"}
 
 

@@ -210,7 +210,7 @@ def test_fig1c_has_a_point_for_each_preset_and_angle_and_bars_over_seeds() -> No
 
 
 def test_the_command_draws_fig1c_from_a_sweep(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"points": POINTS}))
+    (tmp_path / "summary.json").write_text(json.dumps({"points": POINTS}), "utf-8")
     assert read_sweep(tmp_path) == POINTS
     assert main(["fig1c", "--runs", str(tmp_path), "--out", str(tmp_path / "c.png")]) == 0
     assert (tmp_path / "c.png").read_bytes().startswith(SIGNATURES["png"])
@@ -265,7 +265,7 @@ def test_without_a_directory_fig1c_is_that_of_the_recorded_sweep(monkeypatch: py
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     assert main(["fig1c"]) == 0
     recorded = Path(figures.__file__).parent / "data" / "fig1c" / "summary.json"
-    assert asked == [json.loads(recorded.read_text())["points"]]
+    assert asked == [json.loads(recorded.read_text("utf-8"))["points"]]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_what_is_no_sweep_is_refused(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
-        (tmp_path / "summary.json").write_text(content)
+        (tmp_path / "summary.json").write_text(content, "utf-8")
     assert main(["fig1c", "--runs", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "is not the summary of a sweep" in line

@@ -164,10 +164,16 @@ def test_a_directory_is_locked_until_the_process_is_killed(run: Path) -> None:
 def test_a_forked_process_does_not_keep_the_lock(run: Path) -> None:
     """A worker of a killed run may live for a moment longer than the run."""
     context = multiprocessing.get_context("fork")
-    ends = context.Event()
+    ends, started = context.Event(), context.Event()
+
+    def work() -> None:
+        started.set()
+        ends.wait()
+
     with locked(run):
-        worker = context.Process(target=ends.wait, daemon=True)
+        worker = context.Process(target=work, daemon=True)
         worker.start()
+        started.wait()
         assert refusal(run)
         (file,) = files._locks
         file.close()  # as the end of this process does

@@ -79,7 +79,7 @@ def test_the_oldest_versions_are_the_lower_bounds() -> None:
     assert len(groups) == 3
     bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', " ".join(groups)))
     pins = dict(
-        re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text(), re.MULTILINE)
+        re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "oldest.txt").read_text("utf-8"), re.MULTILINE)
     )
     assert pins.keys() == bounds.keys()
     for name, bound in bounds.items():
@@ -171,7 +171,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
     shutil.copytree(ROOT / "eqprop_np", source / "eqprop_np", ignore=shutil.ignore_patterns("__pycache__"))
     scratch = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(scratch)]
-    done = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    done = subprocess.run([*command, str(source)], capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = scratch.glob("*.whl")
     return ZipFile(path)

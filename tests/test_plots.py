@@ -277,7 +277,7 @@ def test_a_new_figure_is_one_of_pyplot(draw) -> None:
 
 def test_importing_the_package_imports_no_plotting_and_no_scikit_learn() -> None:
     code = "import sys, eqprop_np; print(sorted({'matplotlib', 'sklearn'} & sys.modules.keys()))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert run.stdout == "[]\n"
 
 
@@ -307,7 +307,7 @@ def test_the_command_draws_the_errors_of_a_checkpoint(
     test = load(str(data))
     found = eq.outputs(dynamics, state.theta, test.test_images, configuration.experiment.phases)
     predictions = found.argmax(axis=1)
-    recorded = json.loads((directory / "summary.json").read_text())["test_error"]
+    recorded = json.loads((directory / "summary.json").read_text("utf-8"))["test_error"]
     wrong = np.flatnonzero(predictions != test.test_labels)
     assert 0 < len(wrong) < 40
     for figure in drawn:

@@ -21,7 +21,7 @@ from eqprop_np.samples import Samples
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 WEIGHTS = DATA.parent / "eqprop_np" / "data" / "conv.npz"
-RECORD = json.loads((DATA / "results" / "conv-augment.json").read_text())
+RECORD = json.loads((DATA / "results" / "conv-augment.json").read_text("utf-8"))
 
 
 def test_they_are_of_the_recorded_run_and_small() -> None:

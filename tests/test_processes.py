@@ -223,7 +223,7 @@ def test_after_the_block_the_rule_says_that_its_processes_have_ended() -> None:
 def alive(pid: int) -> bool:
     """Return whether a process runs. One that has ended and was not waited for does not."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
     return state not in "ZX"
@@ -304,13 +304,13 @@ def end_scripts() -> Iterator[None]:
 def start(tmp_path: Path, body: str) -> subprocess.Popen[str]:
     """Start a script in a session of its own, as a terminal does."""
     path = tmp_path / "script.py"
-    path.write_text(HEAD + textwrap.dedent(body))
+    path.write_text(HEAD + textwrap.dedent(body), "utf-8")
     root = str(Path(eq.__file__).parents[1])
     script = subprocess.Popen(
         [sys.executable, str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"PYTHONPATH": root},
         start_new_session=True,
     )
@@ -324,7 +324,7 @@ def session(leader: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                fields = (entry / "stat").read_text("utf-8").rpartition(")")[2].split()
             except OSError:
                 continue
             if int(fields[3]) == leader and fields[0] not in "ZX":

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import correlation, mean
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
 FLAT = " ".join(README.split())
 RESULTS = ROOT / "data" / "results"
 
 
 def record(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def test_the_snippet_prints_what_it_says() -> None:
@@ -59,7 +59,7 @@ def test_its_weights_have_their_error() -> None:
 
 
 def test_fig1c_is_recorded() -> None:
-    runs = [json.loads(path.read_text()) for path in sorted((RESULTS / "fig1c").glob("*-seed*.json"))]
+    runs = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "fig1c").glob("*-seed*.json"))]
     errors = [mean(epoch["test_error"] for epoch in run["history"][-5:]) for run in runs]
     angles = [run["update_angle"] for run in runs]
     rules = [run["rule"] for run in runs]
@@ -86,7 +86,7 @@ def test_records_are_of_committed_code_and_mnist() -> None:
     for path in RESULTS.rglob("*.json"):
         if path.name == "summary.json":  # of a sweep
             continue
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text("utf-8"))
         assert run["dataset"] == "mnist", path
         assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"]), path
 

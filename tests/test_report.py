@@ -127,8 +127,8 @@ def test_the_lines_of_an_epoch_and_of_the_end(
         "try a larger --free-steps or --tol",
         "cvf-1h on bands: validation error 6.50 % after 3 epochs",
     ]
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == records(finished())[-1]
-    assert json.loads((tmp_path / "summary.json").read_text())["test_error"] == 6.5
+    assert json.loads((tmp_path / "metrics.jsonl").read_text("utf-8")) == records(finished())[-1]
+    assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["test_error"] == 6.5
 
 
 def test_the_first_lines_have_every_setting() -> None:

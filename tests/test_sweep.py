@@ -107,7 +107,7 @@ def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
         "60",
     ]
     assert mnist.main([*command, "--seed", "3", "--data", "glyphs", "--out", str(out), "--quiet"]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text("utf-8"))
     for one in (record, summary):
         del one["seconds"], one["history"][0]["seconds"]
     assert 0 < record.pop("update_angle") < 180
@@ -226,7 +226,7 @@ def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
     assert measured == NAMES
     directory = tmp_path / "new" / "sweep"
     assert {path.stem for path in directory.iterdir()} == {*NAMES, "summary"}
-    lines = json.loads((directory / "summary.json").read_text())["points"]
+    lines = json.loads((directory / "summary.json").read_text("utf-8"))["points"]
     assert sorted((line["preset"], line["psi"], line["update_angle"]) for line in lines) == [
         ("cvf-1h", 0, 30),
         ("cvf-1h", 22.5, 52.5),
@@ -245,7 +245,7 @@ def test_a_restart_does_what_is_missing(tmp_path: Path, executor: Executor, meas
     assert sweep.sweep(points(), tmp_path, executor) == {}
     assert measured == NAMES
     assert (tmp_path / f"{NAMES[0]}.json").stat().st_mtime_ns == kept
-    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 3
+    assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 3
 
 
 def test_a_point_without_digests_is_recognized(
@@ -254,7 +254,7 @@ def test_a_point_without_digests_is_recognized(
     """Files of schema 1 have none, except those of MNIST."""
     sweep.sweep(points(), tmp_path, executor)
     path = tmp_path / f"{NAMES[0]}.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps(record | {"configuration": record["configuration"] | {"digests": []}}))
     assert sweep.sweep(points(), tmp_path, executor) == {}
     assert measured == NAMES
@@ -273,7 +273,7 @@ def test_the_recorded_sweep_is_complete(tmp_path: Path, executor: Executor, meas
     found = grid(["p-1h", "cep-1h", "cvf-1h"], sweep.ANGLES, [0], epochs=30)
     assert sweep.sweep(found, tmp_path, executor) == {}
     assert measured == []
-    written, kept = (json.loads((d / "summary.json").read_text()) for d in (tmp_path, recorded))
+    written, kept = (json.loads((d / "summary.json").read_text("utf-8")) for d in (tmp_path, recorded))
     assert written["points"] == kept["points"]
 
 
@@ -317,7 +317,7 @@ def test_an_interrupt_cancels_what_has_not_begun(
     with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
         sweep.sweep(points(), tmp_path, executor)
     assert (tmp_path / f"{NAMES[0]}.json").exists()
-    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 1
+    assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 1
 
 
 # --- full disks and foreign files
@@ -347,7 +347,7 @@ def test_a_result_is_kept_while_the_disk_is_full(
     FullDisk(monkeypatch, f"{NAMES[0]}.json", times=2)
     assert sweep.sweep(points(), tmp_path, executor) == {}
     assert {path.stem for path in tmp_path.iterdir()} == {*NAMES, "summary"}
-    assert len(json.loads((tmp_path / "summary.json").read_text())["points"]) == 3
+    assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 3
     line = (
         f"{NAMES[0]} failed: {tmp_path / NAMES[0]}.json cannot be written (No space left on device): the "
         "result is kept in memory and written later\n"
@@ -399,7 +399,7 @@ def test_a_foreign_file_with_the_name_of_a_point_is_refused(
     with pytest.raises(ValueError, match=rf"^{path} is not the record of a point \(\w+\): remove it"):
         sweep.sweep(points(), tmp_path, executor)
     assert measured == []
-    assert path.read_text() == content
+    assert path.read_text("utf-8") == content
     path.rename(tmp_path / "p-1h-seed0.json")
     assert main(["--table", str(listed(tmp_path / "list", "p-1h")), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -420,7 +420,7 @@ def test_a_point_given_twice_and_a_useless_directory_are_refused(
         assert main(["p-1h", "--data", "glyphs", *arguments]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {words}")
-    assert file.read_text() == ""
+    assert file.read_text("utf-8") == ""
 
 
 def test_the_command_runs_in_a_thread(tmp_path: Path) -> None:
@@ -507,7 +507,7 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
             {"test_error": 9.0 - error, "train_error": error / 2, "seconds": 60.0 * (n + 1)}
             for n, error in enumerate(errors)
         ]
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text("utf-8"))
         file.write_text(json.dumps(record | {"history": history, "git_commits": [commit], "seconds": 420}))
     assert main(["--table", str(path), "--out", str(tmp_path)]) == 0
     _, _, *rows, _, commits, missing = capsys.readouterr().out.splitlines()
@@ -557,7 +557,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     command = ["p-1h", "--data", "glyphs", "--train-size", "40", "--out", str(tmp_path), "--workers", "1"]
     assert main([*command, "--epochs", "1"]) == 0
     assert capsys.readouterr().out.endswith(f"{tmp_path / 'summary.json'}\n")
-    assert json.loads((tmp_path / "p-1h-seed0.json").read_text())["train_size"] == 40
+    assert json.loads((tmp_path / "p-1h-seed0.json").read_text("utf-8"))["train_size"] == 40
     kept = (tmp_path / "p-1h-seed0.json").read_bytes()
     path = listed(tmp_path / "list", "p-1h --epochs 1")
     assert main(["--list", str(path), *command[1:]]) == 0
@@ -576,7 +576,7 @@ def test_a_stopped_command_leaves_no_process_behind(number: int, code: int, tmp_
     command = [sys.executable, "-m", "eqprop_np.sweep", "p-1h", *options]
     here = {"PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | here
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=os.environ | here
     )
     while not (out / "p-1h-seed0").exists():  # now the run trains
         assert running.poll() is None
@@ -599,4 +599,4 @@ def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:
     }
     assert {path.stem for path in tmp_path.glob("*.json")} == {*NAMES[1:], "summary"}
     here = measure(points()[1], tmp_path / "here")["history"][0]["test_error"]
-    assert json.loads((tmp_path / f"{NAMES[1]}.json").read_text())["history"][0]["test_error"] == here
+    assert json.loads((tmp_path / f"{NAMES[1]}.json").read_text("utf-8"))["history"][0]["test_error"] == here

@@ -746,7 +746,7 @@ def killed_and_resumed(
     and the batch of the file after each kill.
     """
     script, path, moments = directory / "script.py", directory / "run.npz", random.Random(seed)
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, "utf-8")
     environment = os.environ | {"PYTHONPATH": str(Path(eq.__file__).parents[1])}
     found = []
     for _ in range(kills):
@@ -786,7 +786,8 @@ def on_terminal(tmp_path: Path, body: str) -> str:
         "X, y = np.random.default_rng(0).random((60, 4)), np.arange(60) % 3\n"
         "dynamics, phases = eq.DiscreteTime(eq.chain([4, 3])), eq.Phases(12, 4, beta=0.1)\n"
         "settings = dict(phases=phases, batch_size=10, on_batch=lambda p: time.sleep(0.03))\n"
-        "def line(p): print(f'epoch {p.epoch} is complete')\n" + textwrap.dedent(body)
+        "def line(p): print(f'epoch {p.epoch} is complete')\n" + textwrap.dedent(body),
+        "utf-8",
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))

@@ -353,7 +353,7 @@ def test_all_are_there() -> None:
 
 
 def test_the_list_has_all() -> None:
-    readme = (TUTORIALS / "README.md").read_text()
+    readme = (TUTORIALS / "README.md").read_text("utf-8")
     assert re.findall(r"^\| (\d+) \| \[.+?\]\((.+?)\.ipynb\)", readme, re.MULTILINE) == [
         (str(number), name) for number, name in enumerate(NAMES, start=1)
     ]

@@ -527,7 +527,7 @@ def test_a_run_records_the_angle(rule: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["--preset", "cvf-1h", "--rule", rule, "--angle", "90", "--hidden", "30", "--data", "glyphs"]
     assert mnist.main([*command, "--train-size", "200", "--epochs", "2", "--out", str(out), "--quiet"]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text("utf-8"))
     graph = untied(chain([784, 30, 10]))
     assert summary["weight_angle"] == weight_angle(graph, graph.init(np.random.default_rng(0), psi=90.0))
     first, second = (record["weight_angle"] for record in summary["history"])
@@ -539,6 +539,6 @@ def test_other_runs_record_none(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = ["--preset", "cep-1h", "--hidden", "30", "--data", "glyphs", "--train-size", "100"]
     assert mnist.main([*command, "--epochs", "1", "--out", str(out), "--quiet"]) == 0
-    summary = json.loads((out / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text("utf-8"))
     assert summary["weight_angle"] is None
     assert "weight_angle" not in summary["history"][0]

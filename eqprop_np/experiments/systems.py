@@ -14,6 +14,7 @@ import numpy as np
 
 from eqprop_np.activations import Array, hard_sigmoid, tanh
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
+from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.estimators import NEGLIGIBLE, Measurement, measure_estimators
 from eqprop_np.network import Network, Theta, chain, convolutional, toy
 from eqprop_np.rules.vector_field import untied
@@ -252,6 +253,7 @@ def print_estimators(name: str, seed: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 1 if the first phase does not converge."""
+    replace_unprintable()
     parser = argparse.ArgumentParser(
         prog="python -m eqprop_np.theorem",
         description="Measure the distance of EP's updates from minus the gradients of BPTT (Theorem 1), or "
