@@ -255,11 +255,13 @@ def test_a_point_without_digests_is_recognized(
     sweep.sweep(points(), tmp_path, executor)
     path = tmp_path / f"{NAMES[0]}.json"
     record = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(record | {"configuration": record["configuration"] | {"digests": []}}))
+    path.write_text(
+        json.dumps(record | {"configuration": record["configuration"] | {"digests": []}}), "utf-8"
+    )
     assert sweep.sweep(points(), tmp_path, executor) == {}
     assert measured == NAMES
     other = record["configuration"] | {"digests": ["0"] * 4}
-    path.write_text(json.dumps(record | {"configuration": other}))
+    path.write_text(json.dumps(record | {"configuration": other}), "utf-8")
     with pytest.raises(ValueError, match="holds a run with other settings"):
         sweep.sweep(points(), tmp_path, executor)
 
@@ -395,7 +397,7 @@ def test_a_foreign_file_with_the_name_of_a_point_is_refused(
     content: str, tmp_path: Path, measured: list[str], executor: Executor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "mine-seed1.json"
-    path.write_text(content)
+    path.write_text(content, "utf-8")
     with pytest.raises(ValueError, match=rf"^{path} is not the record of a point \(\w+\): remove it"):
         sweep.sweep(points(), tmp_path, executor)
     assert measured == []
@@ -434,7 +436,7 @@ def test_the_command_runs_in_a_thread(tmp_path: Path) -> None:
 
 
 def listed(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), "utf-8")
     return path
 
 
@@ -508,7 +510,9 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
             for n, error in enumerate(errors)
         ]
         record = json.loads(file.read_text("utf-8"))
-        file.write_text(json.dumps(record | {"history": history, "git_commits": [commit], "seconds": 420}))
+        file.write_text(
+            json.dumps(record | {"history": history, "git_commits": [commit], "seconds": 420}), "utf-8"
+        )
     assert main(["--table", str(path), "--out", str(tmp_path)]) == 0
     _, _, *rows, _, commits, missing = capsys.readouterr().out.splitlines()
     # The mean over the last five epochs is 5 and 3, of the training error 2 and 3. One run never reached 2.5.
