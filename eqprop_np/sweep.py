@@ -57,6 +57,7 @@ from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, summarize, write_json
+from eqprop_np.files import locked
 from eqprop_np.network import Theta
 from eqprop_np.processes import begin_worker
 from eqprop_np.rules import RULES
@@ -297,6 +298,8 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     ValueError
         If two points have the same name, if the directory cannot be used, or if a file in it has the name of
         a point and is not the record of a point with these settings.
+    BlockingIOError
+        If another sweep uses the directory.
     """
     names = [point_name(point) for point in points]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -308,9 +311,8 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     failed: dict[str, str] = {}
     results: dict[str, Record] = {}  # those that are not yet in a file, because the disk is full
     futures: dict[Future[Record], str] = {}
-    with tqdm(
-        total=len(points), initial=len(points) - len(todo), unit="point", disable=not sys.stderr.isatty()
-    ) as bar:
+    show = {"total": len(points), "initial": len(points) - len(todo), "disable": not sys.stderr.isatty()}
+    with locked(directory), tqdm(unit="point", **show) as bar:
         try:
             futures |= {
                 executor.submit(measure, point, directory / name): name for name, point in todo.items()
@@ -626,7 +628,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         points = _resolve(_chosen(options), options.data, options.train_size)
         check_integer("--workers", options.workers, least=1)
         failed = sweep(points, options.out, OwnProcesses(options.workers))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

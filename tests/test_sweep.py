@@ -23,6 +23,7 @@ from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.experiments.report import Report
+from eqprop_np.files import locked
 from eqprop_np.relaxation import Synchronous
 from eqprop_np.samples import Samples
 from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
@@ -322,7 +323,22 @@ def test_an_interrupt_cancels_what_has_not_begun(
     assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 1
 
 
-# --- full disks and foreign files
+# --- full disks, foreign files, and other sweeps
+
+
+def test_two_sweeps_do_not_share_a_directory(
+    tmp_path: Path, executor: Executor, measured: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path):
+        assert main(["p-1h", "--data", "glyphs", "--train-size", "40", "--out", str(tmp_path)]) == 2
+        err = capsys.readouterr().err
+        assert (
+            err == f"error: {tmp_path} is in use by another run: wait until it ends, or choose another one\n"
+        )
+        with pytest.raises(BlockingIOError):
+            sweep.sweep(points(), tmp_path, executor)
+    assert measured == []
+    assert sweep.sweep(points(), tmp_path, executor) == {}
 
 
 class FullDisk:
