@@ -7,7 +7,7 @@ The commands are ``python -m eqprop_np.figures fig1a``, ``fig1b``, ``fig1c``, ``
 - Fig. 1(b) compares Δ_θ(t) and −∇_θ(t) for some synapses in standard EP, continual EP and a discrete-time
   CNN.
 - Fig. 1(c) plots the test error after training against the angle between updates and gradients before
-  training. Its points are the recorded runs of `eqprop_np.sweep`.
+  training. Its points are the recorded runs of `eqprop_np.sweep`, and the published ones in grey.
 - The figure of estimators plots the error of every estimator of the gradient against its cost.
 - The animation ``settle`` shows both phases of a small network (`eqprop_np.animation`).
 - The filters are those of the first layer of a CNN, with the steady states of three samples.
@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from eqprop_np.activations import Array
@@ -251,6 +252,7 @@ FAMILIES = {  # the preset's name in the paper, its marker and its colour
     "cvf-2h": ("C-VF-2h", "^", COLOURS[3]),
 }
 RECORDED = DATA / "fig1c"
+CONVENTION = "published"  # of the angles, see `eqprop_np.experiments.angles`
 
 
 def read_sweep(directory: Path) -> list[dict[str, Any]]:
@@ -264,70 +266,98 @@ def read_sweep(directory: Path) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        The points as `eqprop_np.sweep.sweep` writes them.
+        The points of the presets of ``FAMILIES``, as `eqprop_np.sweep.sweep` writes them.
 
     Raises
     ------
     ValueError
-        If the file is missing or unreadable, has no points, or has points of other presets than those of
-        ``FAMILIES``.
+        If the file is missing or unreadable, or has no such points with their angles.
     """
     path = directory / "summary.json"
-    fields = {"preset", "psi", "seed", "epochs", "update_angle", "test_error"}
     try:
         points = json.loads(path.read_text("utf-8"))["points"]
-        if points and all(fields <= point.keys() and point["preset"] in FAMILIES for point in points):
-            return points
+        found = [point for point in points if point["preset"] in FAMILIES]
+        for group in _groups(found):
+            _place(group)
+        if found:
+            return found
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     raise ValueError(
-        f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}: run python -m eqprop_np.sweep first"
+        f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}, with the angles of its points: "
+        "run python -m eqprop_np.sweep first"
     )
+
+
+def published_points() -> list[dict[str, Any]]:
+    """Return the points of the published Fig. 1(c), with the spread of the test error where it is known."""
+    content: dict[str, list[dict[str, Any]]] = json.loads((RECORDED / "published.json").read_text("utf-8"))
+    return content["points"]
 
 
 def draw_fig1c(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw Fig. 1(c): the test error after training against the angle to BPTT's gradients before it.
 
+    A second panel has ψ, the angle between forward and backward weights, instead. The published points are
+    grey.
+
     Parameters
     ----------
     points : sequence of dict
         The points as `read_sweep` returns them. Points that differ only in their seeds are drawn as one
-        marker at their mean, with bars of one standard deviation.
+        marker at their mean. Its bars are one standard deviation: of the error over the seeds, and of the
+        angle over batches with fresh weights.
 
     Returns
     -------
     Figure
-        One curve per preset.
+        One curve per preset in the first panel, and one for each rule with a ψ in the second.
     """
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     for preset, (label, marker, colour) in FAMILIES.items():
-        family = [point for point in points if point["preset"] == preset]
-        if family:
-            _draw_family(axes, family, label, marker, colour)
-    axes.set(xlabel="angle to BPTT's gradients before training (°)", ylabel="test error (%)")
-    axes.margins(0.08, 0.15)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
+        published = [point for point in published_points() if point["preset"] == preset]
+        groups = _groups([point for point in points if point["preset"] == preset])
+        if not groups:
+            continue
+        epochs = "/".join(str(n) for n in sorted({point["epochs"] for group in groups for point in group}))
+        style = {"fmt": f"{marker}:", "color": colour, "ms": 6, "lw": 1, "label": f"{label}, {epochs} epochs"}
+        grey = {"fmt": f"{marker}:", "color": "0.7", "ms": 5, "lw": 1, "zorder": 0}
+        psi, angle, spread, error, deviation = np.transpose([_place(group) for group in groups])
+        old = np.transpose([(p["psi"], p["angle"], p["test_error"], p.get("spread", 0)) for p in published])
+        left.errorbar(old[1], old[2], old[3], **grey)
+        left.errorbar(angle, error, deviation, spread, **style)
+        if len(published) > 1:
+            right.errorbar(old[0], old[2], old[3], **grey)
+            right.errorbar(psi, error, deviation, **style)
+    left.set(xlabel="angle to BPTT's gradients before training (°)", ylabel="test error (%)")
+    left.set(yscale="log", ylim=(1.5, 130))
+    right.set(xlabel=r"initial angle $\psi$ of the weights (°)", xticks=range(0, 181, 45))
+    left.yaxis.set_major_locator(FixedLocator([2, 5, 10, 20, 50, 100]))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_locator(NullLocator())
+    grey_point = Line2D([], [], color="0.7", marker="o", ls=":", label="published")
+    left.legend(
+        handles=[*left.get_legend_handles_labels()[0], grey_point],
+        frameon=False,
+        loc="upper left",
+        fontsize=9,
+    )
     return figure
 
 
-def _draw_family(
-    axes: Axes, points: Sequence[Mapping[str, Any]], label: str, marker: str, colour: str
-) -> None:
-    """Draw the points of one preset with one marker for each ψ."""
-    angles = sorted({point["psi"] for point in points})
-    seeds = [
-        np.array([(p["update_angle"], p["test_error"]) for p in points if p["psi"] == psi]) for psi in angles
-    ]
-    (x, y), (dx, dy) = (np.array([f(s, axis=0) for s in seeds]).T for f in (np.mean, np.std))
-    epochs = "/".join(str(n) for n in sorted({point["epochs"] for point in points}))
-    bars = {"xerr": dx, "yerr": dy} if max(map(len, seeds)) > 1 else {}
-    label = f"{label}, {epochs} epochs"
-    axes.errorbar(x, y, **bars, fmt=f"{marker}:", color=colour, ms=6, lw=1, label=label)
-    for psi, at in zip(angles, zip(x, y, strict=True), strict=True):
-        if len(angles) > 1 and psi in (0, 90, 180):
-            text = rf"$\psi$ = {psi:g}°"
-            axes.annotate(text, at, (0, 8), textcoords="offset points", ha="center", fontsize=8, color=colour)
+def _groups(points: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Return the points of each preset and ψ, which differ in their seeds, in the order of ψ."""
+    keys = sorted({(point["preset"], point["psi"]) for point in points})
+    return [[point for point in points if (point["preset"], point["psi"]) == key] for key in keys]
+
+
+def _place(points: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return ψ, the angle to BPTT and its spread, and the test error and its spread over the seeds."""
+    errors = [point["test_error"] for point in points]
+    angle = points[0]["angles"][CONVENTION]
+    spread = stdev(errors) if len(errors) > 1 else 0.0
+    return points[0]["psi"], angle["mean"], angle["std"], fmean(errors), spread
 
 
 # ---- the estimators

@@ -36,9 +36,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -50,24 +51,20 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from eqprop_np.checks import check_integer
-from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import checkpoint
+from eqprop_np.experiments.angles import has_angle, update_angles
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.console import replace_unprintable
-from eqprop_np.experiments.datasets import DataError, load
+from eqprop_np.experiments.datasets import DataError, Dataset, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, summarize, write_json
 from eqprop_np.files import locked
-from eqprop_np.network import Theta
 from eqprop_np.processes import begin_worker
-from eqprop_np.rules import RULES
-from eqprop_np.rules.vector_field import angle_between
-from eqprop_np.samples import Samples
 from eqprop_np.training import Progress, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
 LAST = 5  # number of last epochs over which a point's test error is averaged
-BATCHES = 20  # number of batches over which the angle before training is averaged
+ANGLE_FILES = "angles"  # the directory of the angles to BPTT, in that of the sweep
 
 Record = dict[str, Any]
 
@@ -152,8 +149,12 @@ def point_name(point: Configuration) -> str:
 
 
 def _name(experiment: Experiment, seed: int) -> str:
-    angle = f"-{experiment.psi or 0.0:g}deg" if experiment.untied else ""
-    return f"{experiment.name}{angle}-seed{seed}"
+    return f"{_setting(experiment)}-seed{seed}"
+
+
+def _setting(experiment: Experiment) -> str:
+    """Return what the runs of all seeds have in common in their names."""
+    return experiment.name + (f"-{experiment.psi or 0.0:g}deg" if experiment.untied else "")
 
 
 def measure(point: Configuration, directory: Path) -> Record:
@@ -169,8 +170,7 @@ def measure(point: Configuration, directory: Path) -> Record:
     Returns
     -------
     Record
-        The run's summary (`eqprop_np.experiments.report.summarize`), with the angle of `update_angle`
-        before training as ``"update_angle"``.
+        The run's summary (`eqprop_np.experiments.report.summarize`).
 
     Raises
     ------
@@ -182,20 +182,25 @@ def measure(point: Configuration, directory: Path) -> Record:
         If a state or a parameter is no longer finite.
     """
     with threadpool_limits(1, "blas"):
-        dataset = load(point.source, progress=False)
-        if mismatch := point.mismatch(dataset):
-            raise DataError(f"{mismatch}: provide the data of the point on this machine")
-        training, test = point.samples(dataset)
+        training, test = point.samples(_data(point))
         experiment = point.experiment
         dynamics = experiment.build(point.image, point.classes)
         run = experiment.run(dynamics)
-        start = Progress.begin(dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0)
-        progress = _saved(directory, point) or start
+        progress = _saved(directory, point) or Progress.begin(
+            dynamics, run.optimizer, point.seed, psi=experiment.psi or 0.0
+        )
         report = Report(directory, point, quiet=True)
         report.begin(progress)  # it notes the commit of the code
-        angle = update_angle(experiment, dynamics, start.theta, training)
         train(run, training, test, progress, _patient(report, report.batch), _patient(report, report.epoch))
-    return summarize(point, progress, report.commits) | {"update_angle": angle}
+    return summarize(point, progress, report.commits)
+
+
+def _data(point: Configuration) -> Dataset:
+    """Return the data set of a point, or raise a DataError if this machine has another one."""
+    dataset = load(point.source, progress=False)
+    if mismatch := point.mismatch(dataset):
+        raise DataError(f"{mismatch}: provide the data of the point on this machine")
+    return dataset
 
 
 def _saved(directory: Path, point: Configuration) -> Progress | None:
@@ -226,49 +231,27 @@ def _patient(report: Report, write: Callable[[Progress], None]) -> Callable[[Pro
     return attempt
 
 
-def update_angle(experiment: Experiment, dynamics: Dynamics, theta: Theta, samples: Samples) -> float:
-    """Return the angle in degrees between the rule's Σ_t Δ_θ(t) and BPTT's −Σ_t ∇_θ(t).
-
-    The angle is 0 where Theorem 1 holds exactly. All parameters form one flat vector, and the angle is the
-    mean over the first ``BATCHES`` batches. The free phase takes all its T steps, and the computation is in
-    float64.
+def measure_angles(point: Configuration) -> Record:
+    """Return the angles to BPTT before training, for all runs with the rule and the ψ of a point.
 
     Parameters
     ----------
-    experiment : Experiment
-        The rule, its phases, the learning rates and the batch size.
-    dynamics : Dynamics
-        The dynamics of the network.
-    theta : Theta
-        The parameters. They are copied and not changed.
-    samples : Samples
-        The training samples. The batches are taken in order from the start.
+    point : Configuration
+        One of these runs. Its seed is not used.
 
     Returns
     -------
-    float
-        The mean angle, from 0 to 180.
+    Record
+        For each convention of `eqprop_np.experiments.angles` the mean and the standard deviation over the
+        batches, in degrees.
     """
-    rng = np.random.default_rng(0)
-    theta = {name: value.astype(np.float64) for name, value in theta.items()}
-    phases = replace(
-        experiment.phases,
-        schedule=replace(experiment.phases.schedule, tol=0.0),
-        learning_rates=experiment.rates(dynamics),
-    )
-    rules = [RULES[name].fastest(dynamics.network) for name in (experiment.rule, "bptt")]
-    angles = []
-    network, size = dynamics.network, experiment.training.batch_size
-    for first in range(0, min(len(samples), BATCHES * size), size):
-        batch = samples[first : first + size]
-        x = batch.inputs(network, np.float32).astype(np.float64)
-        y = batch.targets(dynamics, np.float64)
-        drawn = phases.draw(rng)
-        gradients = (rule(dynamics, theta, x, y, drawn).gradient for rule in rules)
-        angles.append(
-            angle_between(*(np.concatenate([g[name].ravel() for name in theta]) for g in gradients))
-        )
-    return fmean(angles)
+    with threadpool_limits(1, "blas"):
+        experiment, (training, _) = point.experiment, point.samples(_data(point))
+        angles = update_angles(experiment, experiment.build(point.image, point.classes), training)
+    return {
+        name: {"mean": fmean(values), "std": stdev(values) if len(values) > 1 else 0.0}
+        for name, values in angles.items()
+    }
 
 
 # ---- the sweep
@@ -307,26 +290,28 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
             f"{twice[0]} is given more than once: a name must have one run, so remove the others"
         )
     _prepare(directory)
-    todo = {name: point for name, point in zip(names, points, strict=True) if not _finished(directory, point)}
+    jobs = _angle_jobs(directory, points) | {
+        name: (measure, point, directory / name)
+        for name, point in zip(names, points, strict=True)
+        if not _finished(directory, point)
+    }
     failed: dict[str, str] = {}
     results: dict[str, Record] = {}  # those that are not yet in a file, because the disk is full
     futures: dict[Future[Record], str] = {}
-    show = {"total": len(points), "initial": len(points) - len(todo), "disable": not sys.stderr.isatty()}
-    with locked(directory), tqdm(unit="point", **show) as bar:
+    show = {"total": len(jobs), "disable": not sys.stderr.isatty()}
+    with locked(directory), tqdm(unit="job", **show) as bar:
         try:
-            futures |= {
-                executor.submit(measure, point, directory / name): name for name, point in todo.items()
-            }
+            futures |= {executor.submit(*job): name for name, job in jobs.items()}
             for future in as_completed(futures):
                 name = futures[future]
                 try:
-                    results[name] = future.result()
+                    record = results[name] = future.result()
                 except Exception as error:  # an error of any kind concerns only this point
                     failed[name] = _reason(error)
                     _report_failure(name, failed[name])
                 else:
-                    tqdm.write(_line(name, results[name]))
                     _write(directory, results)
+                    tqdm.write(_line(name, record))
                 bar.update()
         finally:
             for future in futures:
@@ -340,10 +325,25 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     return failed
 
 
+def _angle_jobs(directory: Path, points: Iterable[Configuration]) -> dict[str, tuple[Any, ...]]:
+    """Return a call of `measure_angles` for each rule and ψ without a file, by the name of the file."""
+    names = {
+        f"{ANGLE_FILES}/{_setting(point.experiment)}": point
+        for point in points
+        if has_angle(point.experiment)
+    }
+    return {
+        name: (measure_angles, point)
+        for name, point in names.items()
+        if not (directory / f"{name}.json").exists()
+    }
+
+
 def _prepare(directory: Path) -> None:
     """Make the directory and its summary, so that what cannot be read or written is found before training."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / ANGLE_FILES).mkdir(exist_ok=True)
         _summarize(directory)
     except OSError as error:
         raise ValueError(
@@ -404,22 +404,29 @@ def _finished(directory: Path, point: Configuration) -> bool:
 
 def _read(path: Path) -> Record:
     """Return the record of a point, or raise a ValueError that names the file."""
-    try:
+    with _named(path, "record of a point"):
         record: Record = json.loads(path.read_text("utf-8"))
-        _entry(record)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = type(error).__name__
-        raise ValueError(
-            f"{path} is not the record of a point ({reason}): remove it, or choose another --out"
-        ) from None
+        Configuration.from_json(record["configuration"])
+        _error(record)
     return record
 
 
+@contextmanager
+def _named(path: Path, kind: str) -> Iterator[None]:
+    """Replace any error of a file's content by one that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not the {kind} ({type(error).__name__}): remove it, or choose another --out"
+        ) from None
+
+
 def _line(name: str, record: Record) -> str:
-    return (
-        f"{name}: test error {_error(record):.2f} %, angle to BPTT before training "
-        f"{record['update_angle']:.1f}°, {record['seconds']:.0f} s"
-    )
+    if name.startswith(ANGLE_FILES):
+        angles = (f"{a['mean']:.1f} ± {a['std']:.1f}° ({convention})" for convention, a in record.items())
+        return f"{name}: angle to BPTT before training {', '.join(angles)}"
+    return f"{name}: test error {_error(record):.2f} %, {record['seconds']:.0f} s"
 
 
 def _error(record: Record, which: str = "test_error") -> float:
@@ -428,19 +435,28 @@ def _error(record: Record, which: str = "test_error") -> float:
 
 def _summarize(directory: Path) -> None:
     """Write ``summary.json`` with one entry for each point in the directory."""
-    points = [_entry(_read(path)) for path in sorted(directory.glob("*-seed*.json"))]
-    write_json(
-        directory / "summary.json", {"test_error": f"mean of the last {LAST} epochs", "points": points}
-    )
+    angles = {path.stem: _read_angles(path) for path in (directory / ANGLE_FILES).glob("*.json")}
+    points = [_entry(_read(path), angles) for path in sorted(directory.glob("*-seed*.json"))]
+    content = {"test_error": f"mean of the last {LAST} epochs", "points": points}
+    write_json(directory / "summary.json", content)
 
 
-def _entry(record: Record) -> dict[str, Any]:
+def _read_angles(path: Path) -> Record:
+    with _named(path, "record of angles"):
+        angles: Record = json.loads(path.read_text("utf-8"))
+        _line(f"{ANGLE_FILES}/{path.stem}", angles)
+    return angles
+
+
+def _entry(record: Record, angles: dict[str, Record]) -> Record:
+    """Return the entry of a point in the summary. Its angles are those of all seeds, if they are measured."""
+    experiment = Configuration.from_json(record["configuration"]).experiment
     return {
         "preset": record["preset"],
-        "psi": Configuration.from_json(record["configuration"]).experiment.psi or 0.0,
+        "psi": experiment.psi or 0.0,
         "seed": record["seed"],
         "epochs": record["epochs"],
-        "update_angle": record["update_angle"],
+        "angles": angles.get(_setting(experiment), {}),
         "test_error": _error(record),
     }
 
@@ -529,7 +545,7 @@ def table(runs: Sequence[Listed], directory: Path) -> str:
     missing = []
     for run in runs:
         name = _name(run.experiment, run.seed)
-        _, records = rows.setdefault(name.removesuffix(f"-seed{run.seed}"), (run, []))
+        _, records = rows.setdefault(_setting(run.experiment), (run, []))
         path = directory / f"{name}.json"
         if not path.exists():
             missing.append(name)

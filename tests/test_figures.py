@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from examples import write_bands
+from matplotlib.collections import LineCollection
 from matplotlib.colors import same_color, to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -179,49 +180,70 @@ def point(preset: str, psi: float, seed: int, angle: float, error: float) -> dic
         "psi": psi,
         "seed": seed,
         "epochs": 30,
-        "update_angle": angle,
+        "angles": {"published": {"mean": angle, "std": 3.0}},
         "test_error": error,
     }
 
 
 POINTS = [
     point("p-1h", 0.0, 0, 2.0, 1.8),
-    *(
-        point("cvf-1h", psi, seed, 20 + psi / 4 + seed, 3 + psi / 90 + seed)
-        for psi in (90, 0)
-        for seed in (0, 2)
-    ),
+    *(point("cvf-1h", psi, seed, 20 + psi / 4, 3 + psi / 90 + seed) for psi in (90, 0) for seed in (0, 2)),
 ]
 
 
+def heights(bars: LineCollection) -> list[float]:
+    return [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
+
+
 def test_fig1c_has_a_point_for_each_preset_and_angle_and_bars_over_seeds() -> None:
-    (axes,) = draw_fig1c(POINTS).axes
-    ep, vf = axes.containers
+    left, right = draw_fig1c(POINTS).axes
+    _, ep, _, vf = left.containers
     np.testing.assert_allclose(ep.lines[0].get_xydata(), [[2.0, 1.8]])
-    np.testing.assert_allclose(vf.lines[0].get_xydata(), [[21.0, 4.0], [43.5, 5.0]])  # ψ = 0, then 90
-    assert not ep.has_yerr
-    heights = [np.ptp(segment[:, 1]) for segment in vf.lines[2][1].get_segments()]
-    np.testing.assert_allclose(heights, 2)  # ± one standard deviation of 1, for example of 3 and 5
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+    np.testing.assert_allclose(vf.lines[0].get_xydata(), [[20.0, 4.0], [42.5, 5.0]])  # ψ = 0, then 90
+    across, along = vf.lines[2]
+    np.testing.assert_allclose([np.ptp(segment[:, 0]) for segment in across.get_segments()], 6)
+    np.testing.assert_allclose(heights(along), 2 * np.sqrt(2))  # ± the deviation of, for example, 3 and 5
+    np.testing.assert_allclose(heights(ep.lines[2][1]), 0)
+    assert [text.get_text() for text in left.get_legend().get_texts()] == [
         "EP-1h, 30 epochs",
         "C-VF-1h, 30 epochs",
+        "published",
     ]
-    assert [text.get_text() for text in axes.texts] == [r"$\psi$ = 0°", r"$\psi$ = 90°"]
+    _, over_psi = right.containers
+    np.testing.assert_allclose(over_psi.lines[0].get_xydata(), [[0, 4.0], [90, 5.0]])
+    np.testing.assert_allclose(heights(over_psi.lines[2][0]), 2 * np.sqrt(2))
+
+
+def test_fig1c_has_the_published_points_of_the_same_presets_in_grey() -> None:
+    left, right = draw_fig1c(POINTS).axes
+    grey_ep, ep, grey_vf, vf = left.containers
+    np.testing.assert_allclose(grey_ep.lines[0].get_xydata(), [[16.8, 2.0]])
+    assert grey_vf.lines[0].get_xydata()[4].tolist() == [91.8, 2.47]
+    np.testing.assert_allclose(heights(grey_vf.lines[2][0])[5], 7.6)  # 4.6 ± 3.8
+    assert right.containers[0].lines[0].get_xydata()[4].tolist() == [90, 2.47]
+    colours = [container.lines[0].get_color() for container in (grey_ep, grey_vf, ep, vf)]
+    assert colours[0] == colours[1] == "0.7"
+    assert len(set(colours)) == 3
+    assert grey_vf.lines[0].get_marker() == vf.lines[0].get_marker()
+
+
+def test_the_recorded_points_are_drawn() -> None:
+    points = read_sweep(figures.RECORDED)
+    left, right = draw_fig1c(points).axes
+    drawn = np.concatenate([container.lines[0].get_xydata() for container in left.containers[1::2]])
+    expected = [(point["angles"]["published"]["mean"], point["test_error"]) for point in points]
+    assert sorted(map(tuple, drawn)) == sorted(expected)  # one seed
+    low, high = left.get_ylim()
+    assert low < min(drawn[:, 1]) and high > 93
+    assert len(right.containers[1].lines[0].get_xydata()) == 9
 
 
 def test_the_command_draws_fig1c_from_a_sweep(tmp_path: Path) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps({"points": POINTS}), "utf-8")
+    other = point("conv", 0.0, 0, 2.0, 0.8) | {"angles": {}}  # a preset that the figure does not have
+    (tmp_path / "summary.json").write_text(json.dumps({"points": [other, *POINTS]}), "utf-8")
     assert read_sweep(tmp_path) == POINTS
     assert main(["fig1c", "--runs", str(tmp_path), "--out", str(tmp_path / "c.png")]) == 0
     assert (tmp_path / "c.png").read_bytes().startswith(SIGNATURES["png"])
-
-
-def test_the_bars_of_fig1c_have_the_deviations_of_their_directions() -> None:
-    points = [point("cep-1h", 0.0, seed, angle, error) for seed, angle, error in ((0, 10, 3), (1, 30, 4))]
-    ((axes,),) = (draw_fig1c(points).axes,)
-    ((_, _, (across, along)),) = axes.containers
-    np.testing.assert_allclose(across.get_segments(), [[(10, 3.5), (30, 3.5)]])  # 20 ± 10
-    np.testing.assert_allclose(along.get_segments(), [[(20, 3), (20, 4)]])  # 3.5 ± 0.5
 
 
 LOOKS = {  # the name, the marker and the colour of each preset
@@ -239,24 +261,20 @@ def test_fig1c_gives_each_preset_its_look_and_its_place() -> None:
     points = [
         point(preset, 45.0 * n, 0, 10.0 * n, n + 0.5) | {"epochs": 20 + n} for n, preset in enumerate(LOOKS)
     ]
-    (axes,) = draw_fig1c(points[::-1]).axes
+    axes, over_psi = draw_fig1c(points[::-1]).axes
+    assert over_psi.get_xlabel() == r"initial angle $\psi$ of the weights (°)"
     assert axes.get_xlabel() == "angle to BPTT's gradients before training (°)"
     assert axes.get_ylabel() == "test error (%)"
     legend = axes.get_legend()
-    for n, (drawn, (label, marker, colour)) in enumerate(zip(axes.containers, LOOKS.values(), strict=True)):
+    for n, (drawn, (label, marker, colour)) in enumerate(
+        zip(axes.containers[1::2], LOOKS.values(), strict=True)
+    ):
         line = drawn.lines[0]
         np.testing.assert_allclose(line.get_xydata(), [[10 * n, n + 0.5]])
         assert (line.get_marker(), line.get_color()) == (marker, COLOURS[colour])
         assert drawn.get_label() == legend.get_texts()[n].get_text() == f"{label}, {20 + n} epochs"
-    assert not axes.texts  # a preset with one angle has no label of it
-
-
-def test_fig1c_names_some_angles_of_the_weights() -> None:
-    points = [point("cvf-2h", psi, 0, 90 - psi / 4, 2 + psi / 100) for psi in (180, 22.5, 90, 0, 45)]
-    (axes,) = draw_fig1c(points).axes
-    named = {text.get_text(): text.xy for text in axes.texts}
-    assert named == {rf"$\psi$ = {psi}°": (90 - psi / 4, 2 + psi / 100) for psi in (0, 90, 180)}
-    assert {text.get_color() for text in axes.texts} == {COLOURS[3]}
+    for drawn, n in zip(over_psi.containers[1::2], (4, 5), strict=True):  # the presets that have a ψ
+        np.testing.assert_allclose(drawn.lines[0].get_xydata(), [[45 * n, n + 0.5]])
 
 
 def test_without_a_directory_fig1c_is_that_of_the_recorded_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,6 +296,7 @@ def test_without_a_directory_fig1c_is_that_of_the_recorded_sweep(monkeypatch: py
         '{"points": [1]}',
         '{"points": [{"preset": "p-1h"}]}',
         json.dumps({"points": [point("conv", 0.0, 0, 2.0, 1.8)]}),
+        json.dumps({"points": [point("p-1h", 0.0, 0, 2.0, 1.8) | {"angles": {}}]}),
     ],
 )
 def test_what_is_no_sweep_is_refused(

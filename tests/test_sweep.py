@@ -19,14 +19,14 @@ from threadpoolctl import threadpool_info
 
 from eqprop_np import mnist, sweep
 from eqprop_np.experiments import report
+from eqprop_np.experiments.angles import update_angles
 from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.experiments.report import Report
 from eqprop_np.files import locked
-from eqprop_np.relaxation import Synchronous
-from eqprop_np.samples import Samples
-from eqprop_np.sweep import OwnProcesses, grid, main, measure, point_name, update_angle
+from eqprop_np.sweep import OwnProcesses, grid, main, measure, measure_angles, point_name
 from eqprop_np.training import Progress
 
 ROOT = Path(__file__).parents[1]
@@ -59,10 +59,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             "epochs": 7,
             "history": history,
             "seconds": 1.0,
-            "update_angle": 30.0 + (point.experiment.psi or 0.0),
         }
 
+    def angles(point: Configuration) -> sweep.Record:
+        return {"theorem": {"mean": 30.0 + (point.experiment.psi or 0.0), "std": 2.0}}
+
     monkeypatch.setattr(sweep, "measure", instead)
+    monkeypatch.setattr(sweep, "measure_angles", angles)
     return names
 
 
@@ -111,7 +114,6 @@ def test_a_point_is_the_run_that_the_main_command_makes(tmp_path: Path) -> None:
     summary = json.loads((out / "summary.json").read_text("utf-8"))
     for one in (record, summary):
         del one["seconds"], one["history"][0]["seconds"]
-    assert 0 < record.pop("update_angle") < 180
     assert json.loads(json.dumps(record)) == summary
 
 
@@ -183,40 +185,6 @@ def test_the_checkpoint_of_another_point_is_refused(killed: tuple[Configuration,
         measure(replace(point, seed=4), directory)
 
 
-# --- the angle before training
-
-
-def angle(samples: int = 60, **settings: object) -> float:
-    experiment = EXPERIMENTS["eb-1h"].override(**{"hidden": (6,)} | settings)
-    rng = np.random.default_rng(0)
-    data = Samples(rng.integers(0, 256, (300, 4, 4), np.uint8), rng.integers(0, 3, 300))[:samples]
-    dynamics = experiment.build((4, 4), 3)
-    progress = Progress.begin(dynamics, experiment.optimizer(dynamics), 0, psi=experiment.psi or 0.0)
-    return update_angle(experiment, dynamics, progress.theta, data)
-
-
-def test_the_angle_of_bptt_is_zero_and_theorem_1_makes_that_of_ep_small() -> None:
-    long = {"free_steps": 2000, "nudged_steps": 400, "schedule": Synchronous()}
-    assert angle(rule="bptt", **long) == 0
-    assert angle(rule="ep", beta=1e-5, **long) < 0.01
-    assert angle(rule="ep", beta=0.5, **long) > 0.5
-
-
-def test_the_angle_is_the_mean_over_the_first_batches() -> None:
-    whole = angle(30, batch_size=10, beta=0.5)
-    many = angle(10 * sweep.BATCHES + 10, batch_size=10, beta=0.5)
-    assert whole != angle(10, batch_size=10, beta=0.5)
-    assert many == angle(10 * sweep.BATCHES, batch_size=10, beta=0.5)
-
-
-def test_the_angle_grows_with_that_of_the_weights_and_the_rate() -> None:
-    vf = {"rule": "vf", "beta": 0.1, "free_steps": 400, "nudged_steps": 60}
-    angles = [angle(psi=psi, **vf) for psi in (0.0, 90.0, 180.0)]
-    assert angles == sorted(angles)
-    assert angles[-1] > angles[0] + 10
-    assert angle(**(vf | {"rule": "cvf"}), learning_rates=(0.1, 0.1)) > angles[0] + 1
-
-
 # --- the files of a sweep
 
 
@@ -226,9 +194,14 @@ def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
     assert sweep.sweep(points(), tmp_path / "new" / "sweep", executor) == {}
     assert measured == NAMES
     directory = tmp_path / "new" / "sweep"
-    assert {path.stem for path in directory.iterdir()} == {*NAMES, "summary"}
+    assert {path.stem for path in directory.glob("*.json")} == {*NAMES, "summary"}
     lines = json.loads((directory / "summary.json").read_text("utf-8"))["points"]
-    assert sorted((line["preset"], line["psi"], line["update_angle"]) for line in lines) == [
+    assert {path.stem for path in (directory / "angles").iterdir()} == {
+        "p-1h",
+        "cvf-1h-0deg",
+        "cvf-1h-22.5deg",
+    }
+    assert sorted((line["preset"], line["psi"], line["angles"]["theorem"]["mean"]) for line in lines) == [
         ("cvf-1h", 0, 30),
         ("cvf-1h", 22.5, 52.5),
         ("p-1h", 0, 30),
@@ -236,7 +209,9 @@ def test_a_sweep_writes_a_file_for_each_point_and_a_summary(
     # The test errors of the epochs are 0, 1, …, 6, and the mean of the last five is 4.
     assert {(line["seed"], line["epochs"], line["test_error"]) for line in lines} == {(3, 7, 4.0)}
     shown = capsys.readouterr()
-    assert "cvf-1h-22.5deg-seed3: test error 4.00 %, angle to BPTT before training 52.5°" in shown.out
+    assert "\ncvf-1h-22.5deg-seed3: test error 4.00 %, 1 s\n" in shown.out
+    line = "angles/cvf-1h-22.5deg: angle to BPTT before training 52.5 ± 2.0° (theorem)"
+    assert f"\n{line}\n" in shown.out
     assert shown.err == ""  # stderr is not a terminal, so there is no bar
 
 
@@ -271,8 +246,7 @@ def test_a_point_without_digests_is_recognized(
 def test_the_recorded_sweep_is_complete(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
     """The recorded points have schema 1. They are those that the command of the README makes today."""
     recorded = ROOT / "data" / "results" / "fig1c"
-    for path in recorded.iterdir():
-        shutil.copy(path, tmp_path)
+    shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
     found = grid(["p-1h", "cep-1h", "cvf-1h"], sweep.ANGLES, [0], epochs=30)
     assert sweep.sweep(found, tmp_path, executor) == {}
     assert measured == []
@@ -307,7 +281,7 @@ def test_a_point_that_fails_is_reported_and_the_others_are_kept(
     monkeypatch.setattr(sweep, "measure", bad)
     assert sweep.sweep(points(), tmp_path, executor) == {NAMES[1]: "RuntimeError: no luck"}
     assert capsys.readouterr().err == f"{NAMES[1]} failed: RuntimeError: no luck\n"
-    assert {path.stem for path in tmp_path.iterdir()} == {NAMES[0], NAMES[2], "summary"}
+    assert {path.stem for path in tmp_path.glob("*.json")} == {NAMES[0], NAMES[2], "summary"}
     monkeypatch.setattr(sweep, "measure", good)
     assert sweep.sweep(points(), tmp_path, executor) == {}
     assert measured == [NAMES[0], NAMES[2], NAMES[1]]
@@ -316,7 +290,12 @@ def test_a_point_that_fails_is_reported_and_the_others_are_kept(
 def test_an_interrupt_cancels_what_has_not_begun(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch, ctrl_c: None
 ) -> None:
-    monkeypatch.setattr(sweep, "_line", lambda name, record: signal.raise_signal(signal.SIGINT) or "")
+    def line(name: str, record: sweep.Record) -> str:
+        if name == NAMES[0]:
+            signal.raise_signal(signal.SIGINT)
+        return name
+
+    monkeypatch.setattr(sweep, "_line", line)
     with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
         sweep.sweep(points(), tmp_path, executor)
     assert (tmp_path / f"{NAMES[0]}.json").exists()
@@ -364,7 +343,7 @@ def test_a_result_is_kept_while_the_disk_is_full(
 ) -> None:
     FullDisk(monkeypatch, f"{NAMES[0]}.json", times=2)
     assert sweep.sweep(points(), tmp_path, executor) == {}
-    assert {path.stem for path in tmp_path.iterdir()} == {*NAMES, "summary"}
+    assert {path.stem for path in tmp_path.glob("*.json")} == {*NAMES, "summary"}
     assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 3
     line = (
         f"{NAMES[0]} failed: {tmp_path / NAMES[0]}.json cannot be written (No space left on device): the "
@@ -389,11 +368,12 @@ def test_a_result_that_has_no_place_is_written_elsewhere(
 def test_a_summary_that_cannot_be_written_is_a_failure(
     tmp_path: Path, executor: Executor, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "angles").mkdir()
     monkeypatch.setattr(sweep, "_prepare", lambda directory: None)
     FullDisk(monkeypatch, "summary.json", times=1)
     failed = sweep.sweep(points(), tmp_path, executor)
     assert failed == {"summary.json": "OSError: [Errno 28] No space left on device"}
-    assert {path.stem for path in tmp_path.iterdir()} == set(NAMES)
+    assert {path.stem for path in tmp_path.glob("*.json")} == set(NAMES)
 
 
 def test_training_goes_on_while_no_checkpoint_can_be_written(
@@ -446,6 +426,44 @@ def test_the_command_runs_in_a_thread(tmp_path: Path) -> None:
     file = listed(tmp_path / "list", "p-1h")
     with ThreadPoolExecutor(1) as executor:
         assert executor.submit(main, ["--table", str(file), "--out", str(tmp_path)]).result() == 0
+
+
+# --- the angles
+
+
+def test_a_sweep_measures_the_angles_once_for_all_seeds(
+    tmp_path: Path, executor: Executor, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep.sweep(grid(["p-1h"], (), [3, 4], "glyphs", 60, **SMALL), tmp_path, executor)
+    (tmp_path / "angles" / "p-1h.json").write_text('{"theorem": {"mean": 1.0, "std": 0.5}}', "utf-8")
+    others = grid(["p-1h"], (), [5], "glyphs", 60, **SMALL)
+    no_angle = grid(["eb-1h"], (), [3], "glyphs", 60, **SMALL, rule="bptt")
+    assert sweep.sweep(others + no_angle, tmp_path, executor) == {}
+    points = json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]
+    found = [(point["preset"], point["seed"], point["angles"]) for point in points]
+    kept = {"theorem": {"mean": 1.0, "std": 0.5}}
+    assert found == [("eb-1h", 3, {}), *(("p-1h", seed, kept) for seed in (3, 4, 5))]
+
+
+def test_a_foreign_file_of_angles_is_refused(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
+    (tmp_path / "angles").mkdir()
+    (tmp_path / "angles" / "p-1h.json").write_text("[]", "utf-8")
+    with pytest.raises(ValueError, match=r"angles/p-1h\.json is not the record of angles \(AttributeError\)"):
+        sweep.sweep(points(), tmp_path, executor)
+
+
+def test_the_angles_have_their_mean_and_spread() -> None:
+    point = points()[2]
+    found = measure_angles(point)
+    training, _ = point.samples(load("glyphs"))
+    angles = update_angles(point.experiment, point.experiment.build((28, 28), 10), training)
+    assert found.keys() == angles.keys()
+    for name, values in angles.items():
+        assert len(values) == 3  # batches of 20 images
+        assert found[name] == {
+            "mean": pytest.approx(np.mean(values)),
+            "std": pytest.approx(np.std(values, ddof=1)),
+        }
 
 
 # --- lists and tables

@@ -1376,9 +1376,8 @@ def draw_fig1c_beside_published(points: Sequence[Mapping[str, Any]], courses: Se
     for preset, name in FAMILIES.items():
         family = [p for p in points if p["preset"] == preset]
         groups = [[p for p in family if p["psi"] == psi] for psi in sorted({p["psi"] for p in family})]
-        angle, error = (
-            [[p[key] for p in group] for group in groups] for key in ("update_angle", "test_error")
-        )
+        angle = [[p["angles"]["published"]["mean"] for p in group] for group in groups]
+        error = [[p["test_error"] for p in group] for group in groups]
         bars = {
             key: [np.std(v, ddof=1) for v in values] if max(map(len, values)) > 1 else None
             for key, values in (("xerr", angle), ("yerr", error))
