@@ -70,7 +70,7 @@ TESTS = {  # the test files of each module; the first ones find most
     "sweep": "sweep",
     "mnist": "mnist",
     "experiments/checkpoint": "checkpoint",
-    "experiments/configuration": "checkpoint mnist",
+    "experiments/configuration": "configuration checkpoint",
     "experiments/console": "console",
     "experiments/datasets": "datasets",
     "experiments/estimators": "estimators",

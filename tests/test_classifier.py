@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def quick(**settings) -> EPClassifier:
 
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks_pass() -> None:
-    results = check_estimator(EPClassifier(), on_skip=None)  # a check that fails raises its error
+    results = check_estimator(quick(), on_skip=None)  # a check that fails raises its error
     skipped = {result["check_name"] for result in results if result["status"] == "skipped"}
     # the first is skipped without SCIPY_ARRAY_API, the second without pandas
     assert skipped <= {"check_array_api_input", "check_classifier_data_not_an_array"}
@@ -50,11 +51,11 @@ def test_scikit_learns_checks_pass() -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "settings",
-    [{"rule": "cvf", "optimizer": "sgd", "learning_rate": 0.1, "epochs": 30}, {"standardize": False}],
+    [{"rule": "cvf", "optimizer": "sgd", "learning_rate": 0.2}, {"standardize": False}],
     ids=str,
 )
 def test_scikit_learns_checks_pass_with_other_settings(settings: dict) -> None:
-    check_estimator(EPClassifier(**settings), on_skip=None)
+    check_estimator(quick(**settings), on_skip=None)
 
 
 # ---- accuracy
@@ -356,6 +357,59 @@ def test_a_run_that_diverges_leaves_no_model() -> None:
 def test_phases_that_do_not_converge_are_reported() -> None:
     with pytest.warns(ConvergenceWarning, match="100 % of the first phases of the last epoch"):
         quick(free_steps=1, epochs=1).fit(X, Y)
+
+
+def test_the_share_of_phases_is_that_of_the_last_epoch() -> None:
+    with pytest.warns(ConvergenceWarning) as caught:
+        fitted = quick(free_steps=10, epochs=4, batch_size=8).fit(X, Y)
+    *others, share = fitted.progress_.history["converged"]
+    assert 0 < share < 1
+    assert {share, 1 - share}.isdisjoint(others)
+    assert str(caught[0].message).startswith(
+        f"{100 * (1 - share):.3g} % of the first phases of the last epoch"
+    )
+
+
+@pytest.mark.parametrize(
+    "settings, rule, optimizer, estimate",
+    [
+        ({}, eq.ep, eq.Adam(0.02), "centered"),
+        ({"rule": "bptt", "optimizer": "sgd"}, eq.bptt, eq.SGD(0.02), "centered"),
+        ({"rule": "cep", "optimizer": "sgd"}, eq.cep, eq.SGD(0.02), "random-sign"),
+        ({"rule": "cvf", "optimizer": "sgd"}, eq.cvf, eq.SGD(0.02), "random-sign"),
+        ({"standardize": False}, eq.ep, eq.Adam(0.02), "centered"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:.*did not converge")
+@pytest.mark.filterwarnings("ignore:X has values")
+def test_it_trains_as_fit_does_with_its_settings(
+    settings: dict, rule: Any, optimizer: Any, estimate: str
+) -> None:
+    """Each setting has a value of its own, and the last sample lies far outside the others."""
+    data = X.copy()
+    data[-1] *= 1000
+    phases = {"free_steps": 21, "nudged_steps": 7, "beta": 0.3}
+    more = {"epochs": 2, "batch_size": 11, "learning_rate": 0.02, "random_state": 4}
+    fitted = EPClassifier((6, 5), **phases, **more, **settings).fit(data, NAMES[Y])
+    network = eq.chain([4, 6, 5, 3])
+    network = eq.untied(network) if rule is eq.cvf else network
+    scaled = data if "standardize" in settings else np.clip(StandardScaler().fit_transform(data), -10, 10)
+    seed = np.random.RandomState(4).randint(np.iinfo(np.int32).max)
+    expected = eq.fit(
+        eq.DiscreteTime(network),
+        scaled,
+        Y,
+        phases=eq.Phases(**phases, estimate=estimate),
+        rule=rule,
+        optimizer=optimizer,
+        epochs=2,
+        batch_size=11,
+        progress=eq.Progress.begin(network, optimizer, seed, np.float64),
+    )
+    for name, value in expected.theta.items():
+        np.testing.assert_array_equal(fitted.progress_.theta[name], value)
+    assert fitted.progress_.history["train_error"] == expected.history["train_error"]
 
 
 def test_predictions_that_do_not_converge_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -721,6 +721,14 @@ def test_every_font_draws_ten_different_digits_from_matplotlib_alone() -> None:
     assert len(np.unique(flat, axis=0)) == len(flat)
 
 
+def test_the_digits_are_not_mirrored() -> None:
+    """In most fonts a 3 is open to the left, a 6 is heavier below, a 9 above, and a 4 on the right."""
+    ink = datasets._stencils().sum(axis=0)
+    (upper, lower), (left, right) = (np.split(ink, 2, axis) for axis in (1, 2))
+    for digit, heavy, light in ((3, right, left), (4, right, left), (6, lower, upper), (9, upper, lower)):
+        assert heavy[digit].sum() > 1.05 * light[digit].sum()
+
+
 def test_each_digit_has_its_holes() -> None:
     from scipy.ndimage import label
 
