@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from textwrap import indent
 from typing import NamedTuple
@@ -69,6 +70,7 @@ TESTS = {  # the test files of each module; the first ones find most
     "benchmark": "benchmark",
     "sweep": "sweep",
     "mnist": "mnist",
+    "experiments/angles": "angles",
     "experiments/checkpoint": "checkpoint",
     "experiments/configuration": "configuration checkpoint",
     "experiments/console": "console",
@@ -135,19 +137,24 @@ def passes(tests: Sequence[str], repository: Path, quiet: bool = True) -> bool:
         finally:
             os._exit(code)
     end = time.monotonic() + TIMEOUT
-    while time.monotonic() < end:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)  # it and the processes that the tests have started
-    os.waitpid(child, 0)
-    return False
+    try:
+        while time.monotonic() < end:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status) == 0
+            time.sleep(0.05)
+        return False
+    finally:
+        with suppress(
+            ProcessLookupError, ChildProcessError
+        ):  # it and the processes that the tests have started
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def run_tests(files: Sequence[str], repository: Path, quiet: bool) -> int:
     """Run test files in this process and return the exit code of pytest."""
-    os.setsid()
+    os.setpgid(0, 0)
     os.chdir(repository)
     sys.path[0] = os.environ["PYTHONPATH"] = str(repository)
     if quiet:

@@ -185,6 +185,32 @@ def test_the_checkpoint_of_another_point_is_refused(killed: tuple[Configuration,
         measure(replace(point, seed=4), directory)
 
 
+def test_the_angles_of_a_point_are_those_of_its_training_images() -> None:
+    point = points()[-1]
+    dynamics = point.experiment.build(point.image, point.classes)
+    training, _ = point.samples(load("glyphs"))
+    expected = update_angles(point.experiment, dynamics, training)
+    found = measure_angles(point)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert len(values) == 3  # batches of 20
+        assert found[name] == {
+            "mean": pytest.approx(np.mean(values)),
+            "std": pytest.approx(np.std(values, ddof=1)),
+        }
+    (single,) = grid(["p-1h"], (), [0], "glyphs", 20, **SMALL)
+    assert all(angle["std"] == 0 for angle in measure_angles(single).values())
+
+
+def test_the_time_to_an_error_is_that_of_the_first_epoch_with_it() -> None:
+    history = [
+        {"test_error": error, "train_error": error - 2, "seconds": 10.0 * n}
+        for n, error in enumerate((9, 6, 4, 5, 3), start=1)
+    ]
+    until = [sweep._until({"history": history}, error) for error in (5, 4, 3.5, 2, None)]
+    assert until == [30, 30, 50, np.inf, np.inf]
+
+
 # --- the files of a sweep
 
 
@@ -589,6 +615,14 @@ def test_a_process_that_dies_takes_no_other_with_it() -> None:
     )
     assert good.result() != os.getpid()
     assert {pool["num_threads"] for pool in threads.result() if pool["user_api"] == "blas"} <= {1}
+
+
+@pytest.mark.parametrize("failed, code", [({}, 0), ({"p-1h-seed0": "RuntimeError: no luck"}, 1)])
+def test_the_exit_code_tells_of_a_failure(
+    failed: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "sweep", lambda *arguments: failed)
+    assert main(["p-1h", "--data", "glyphs", "--train-size", "40"]) == code
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
