@@ -90,8 +90,9 @@ def copy_tutorials() -> None:
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
                 cell["source"] = _site_links("".join(cell["source"]))
-            elif "answer" in cell["metadata"].get("tags", []):
-                cell["metadata"]["tags"].append("hide-cell")
+            elif {"answer", "hide-cell"} & set(tags := cell["metadata"].get("tags", [])):
+                # MyST's "hide-cell" hides outputs too: only those of answers, and not figures.
+                cell["metadata"]["tags"] = ["hide-cell" if "answer" in tags else "hide-input"]
         _write(TUTORIALS / path.name, json.dumps(notebook, ensure_ascii=False))
     for path in (
         set(TUTORIALS.iterdir()) - {TUTORIALS / p.name for p in NOTEBOOKS} - {TUTORIALS / "README.md"}
