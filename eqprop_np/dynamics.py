@@ -48,6 +48,14 @@ class _Parts:
         """The shape of a sample's target y: that of the output, or of the scores of a readout."""
         return self.cost.target_shape(self.network.shapes[-1])
 
+    def input_activity(self, x: Array) -> Array:
+        """Return what the first layers and Φ see of the input: x itself."""
+        return x
+
+    def input_drive(self, theta: Theta, x: Array) -> InputDrive:
+        """Return the part of the drives that does not change while x and θ stay."""
+        return self.network.input_drive(theta, self.input_activity(x))
+
     def init(self, rng: np.random.Generator, dtype: DTypeLike = np.float32, psi: float = 0.0) -> Theta:
         """Return random parameters: those of `Network.init`, and those of a cost with parameters."""
         theta = self.network.init(rng, dtype, psi)
@@ -96,12 +104,16 @@ class DiscreteTime(_Parts):
         """Return the derivative of `activity`."""
         return np.ones_like(s)
 
-    def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+    def update(
+        self, s: Array, activity: Array, drive: Array, force: Array | None = None, output: bool = False
+    ) -> Array:
         """Return a layer's next state: σ(drive), plus the force of the nudge, Eq. (3)."""
         new = self.sigma.value(drive)
         return new if force is None else new + force
 
-    def update_slopes(self, s: Array, activity: Array, drive: Array) -> tuple[Array, Array]:
+    def update_slopes(
+        self, s: Array, activity: Array, drive: Array, output: bool = False
+    ) -> tuple[Array, Array]:
         """Return the derivatives of a free `update` with respect to s and to the drive, per neuron."""
         return np.zeros_like(s), self.sigma.derivative(drive)
 
@@ -127,6 +139,9 @@ class RealTime(_Parts):
         Keep s in [0, 1] after each step, as the authors do for training.
     cost : Cost or Readout
         ℓ. A readout adds its parameters to θ.
+    authors_code : bool
+        Follow the authors' code in two places in which it differs from E: the first layers see ρ(x) instead
+        of x, and the output layer moves without the factor ρ′(s). ∂Φ/∂θ still contains ρ(s) of the output.
     """
 
     network: Network
@@ -134,13 +149,15 @@ class RealTime(_Parts):
     epsilon: float = 0.2
     clamp: bool = True
     cost: Cost | Readout = squared_error
+    authors_code: bool = False
 
     keeps_state = True
     """A layer's next state depends on its own state."""
 
     def __post_init__(self) -> None:
         _check_parts(self)
-        check_kind("clamp", self.clamp, bool | np.bool_, "True or False")
+        for name in ("clamp", "authors_code"):
+            check_kind(name, getattr(self, name), bool | np.bool_, "True or False")
         if not is_number(self.epsilon) or not 0 < self.epsilon <= 2:
             raise ValueError(
                 f"epsilon must be above 0 and at most 2, got {describe(self.epsilon)}: "
@@ -153,6 +170,10 @@ class RealTime(_Parts):
         """The β of Eqs. (1), (2) and (7) in units of the nudge's β: ε."""
         return self.epsilon
 
+    def input_activity(self, x: Array) -> Array:
+        """Return what the first layers and Φ see of the input: x, or ρ(x) as in the authors' code."""
+        return self.sigma.value(x) if self.authors_code else x
+
     def activity(self, s: Array) -> Array:
         """Return what the other layers and Φ see of a layer: ρ(s)."""
         return self.sigma.value(s)
@@ -161,27 +182,45 @@ class RealTime(_Parts):
         """Return the derivative of `activity`, ρ′(s)."""
         return self.sigma.slope(s, activity)
 
-    def update(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
+    def update(
+        self, s: Array, activity: Array, drive: Array, force: Array | None = None, output: bool = False
+    ) -> Array:
         """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp."""
-        new = self.euler(s, activity, drive, force)
+        new = self.euler(s, activity, drive, force, output)
         if not self.clamp:
             return new
         refuse_complex(new, "clamping")
         return np.clip(new, 0, 1, out=new)
 
-    def euler(self, s: Array, activity: Array, drive: Array, force: Array | None = None) -> Array:
-        """Return s + ε(ρ′(s) drive − s + force), the Euler step before clamping, Eq. (1)."""
-        velocity = self.sigma.slope(s, activity) * drive - s  # −∂E/∂s
+    def euler(
+        self, s: Array, activity: Array, drive: Array, force: Array | None = None, output: bool = False
+    ) -> Array:
+        """Return s + ε(ρ′(s) drive − s + force), the Euler step before clamping, Eq. (1).
+
+        For the output in the form of the authors' code ρ′(s) is left out.
+        """
+        if output and self.authors_code:
+            velocity = drive - s
+        else:
+            velocity = self.sigma.slope(s, activity) * drive
+            velocity -= s
         if force is not None:
             velocity = velocity + force
-        return s + self.epsilon * velocity
+        velocity *= self.epsilon
+        velocity += s
+        return velocity
 
-    def update_slopes(self, s: Array, activity: Array, drive: Array) -> tuple[Array, Array]:
+    def update_slopes(
+        self, s: Array, activity: Array, drive: Array, output: bool = False
+    ) -> tuple[Array, Array]:
         """Return the derivatives of a free `update` with respect to s and to the drive, per neuron."""
-        own = 1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive
-        gain = self.epsilon * self.sigma.slope(s, activity)
+        if output and self.authors_code:
+            own, gain = np.full_like(s, 1 - self.epsilon), np.full_like(s, self.epsilon)
+        else:
+            own = 1 - self.epsilon + self.epsilon * self.sigma.second(s) * drive
+            gain = self.epsilon * self.sigma.slope(s, activity)
         if self.clamp:
-            new = self.euler(s, activity, drive)
+            new = self.euler(s, activity, drive, output=output)
             refuse_complex(new, "clamping")
             inside = (new >= 0) & (new <= 1)  # the derivative of clamping, as that of the hard sigmoid
             own, gain = inside * own, inside * gain
@@ -251,7 +290,7 @@ def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | No
     """
     check_arguments(dynamics, theta, x, s)
     nudge = check_nudge(dynamics, nudge, x)
-    return one_step(dynamics, theta, dynamics.network.input_drive(theta, x), s, nudge)
+    return one_step(dynamics, theta, dynamics.input_drive(theta, x), s, nudge)
 
 
 def one_step(
@@ -262,7 +301,7 @@ def one_step(
     drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
     force = output_force(dynamics, theta, s[-1], nudge)
     return tuple(
-        dynamics.update(value, activities[n], drives[n], force if n == len(s) else None)
+        dynamics.update(value, activities[n], drives[n], force if n == len(s) else None, n == len(s))
         for n, value in enumerate(s, start=1)
     )
 
@@ -274,7 +313,7 @@ def output_force(dynamics: Dynamics, theta: Theta, output: Array, nudge: Nudge |
 
 def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:
     """Return the activities of a state and their switches: all that ∂Φ/∂θ needs."""
-    activities = (x, *map(dynamics.activity, s))
+    activities = (dynamics.input_activity(x), *map(dynamics.activity, s))
     return Snapshot(activities, dynamics.network.find_switches(theta, activities))
 
 
@@ -339,7 +378,7 @@ def linearize(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> LinearSte
         If an argument does not fit the network.
     """
     check_arguments(dynamics, theta, x, s)
-    return linear_step(dynamics, theta, dynamics.network.input_drive(theta, x), s)
+    return linear_step(dynamics, theta, dynamics.input_drive(theta, x), s)
 
 
 def linear_step(dynamics: Dynamics, theta: Theta, static: InputDrive, s: State) -> LinearStep:
@@ -349,7 +388,7 @@ def linear_step(dynamics: Dynamics, theta: Theta, static: InputDrive, s: State) 
     drives, switches = network.drives(theta, activities, static)
     values = list(zip(s, activities[1:], strict=True))
     slopes = [
-        dynamics.update_slopes(value, activity, drives[n])
+        dynamics.update_slopes(value, activity, drives[n], n == len(s))
         for n, (value, activity) in enumerate(values, start=1)
     ]
     return LinearStep(

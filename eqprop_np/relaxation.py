@@ -182,8 +182,9 @@ class Alternating:
             drives, switches = network.drives(theta, motion.activities, static, group, motion.switches)
             for n in group:
                 old = motion.s[n]
-                force = output_force(dynamics, theta, old, nudge) if n == network.depth else None
-                new = dynamics.update(old, motion.activities[n], drives[n], force)
+                output = n == network.depth
+                force = output_force(dynamics, theta, old, nudge) if output else None
+                new = dynamics.update(old, motion.activities[n], drives[n], force, output)
                 if self.omega != 1:  # old + ω (new − old)
                     new -= old
                     new *= self.omega
@@ -259,7 +260,7 @@ def relax(
     nudge = check_nudge(dynamics, nudge, x)
     check_integer("steps", steps, least=0)
     schedule = require_schedule(Alternating() if schedule is None else schedule)
-    static = dynamics.network.input_drive(theta, x)
+    static = dynamics.input_drive(theta, x)
     return settle(dynamics, theta, static, s, steps, schedule, nudge=nudge, trajectory=trajectory)
 
 

@@ -43,20 +43,23 @@ def assert_same(a: State, b: State, **tolerance: float) -> None:
 
 def distance_to_kinks(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> float:
     """Return how far a free step at s is from the nearest kink of max-pooling, hard sigmoid or clamping."""
-    network, activities = dynamics.network, (x, *map(dynamics.activity, s))
+    network, activities = dynamics.network, (dynamics.input_activity(x), *map(dynamics.activity, s))
     margins = [
         lead(convolve(theta[c.name], activities[c.pre], c.stride, c.padding), c.pool)
         for c in network.connections
         if c.has_switches
     ]
-    drives = network.dphi_ds(theta, x, activities[1:])
+    drives = network.dphi_ds(theta, activities[0], activities[1:])
     kinked: list[Array] = []
     if dynamics.sigma is hard_sigmoid:
         kinked += s if isinstance(dynamics, RealTime) else drives
     if isinstance(dynamics, RealTime) and dynamics.clamp:
+        slopes = [dynamics.sigma.derivative(value) for value in s]
+        if dynamics.authors_code:
+            slopes[-1] = np.ones_like(s[-1])
         kinked += [
-            (1 - dynamics.epsilon) * value + dynamics.epsilon * dynamics.sigma.derivative(value) * drive
-            for value, drive in zip(s, drives, strict=True)
+            (1 - dynamics.epsilon) * value + dynamics.epsilon * slope * drive
+            for value, slope, drive in zip(s, slopes, drives, strict=True)
         ]
     margins += [min(abs(value).min(), abs(value - 1).min()) for value in kinked]
     return min(margins, default=np.inf)

@@ -24,7 +24,12 @@ from eqprop_np.dynamics import (
     step,
 )
 from eqprop_np.network import Network, State, Theta, chain
-from eqprop_np.rules.vector_field import untied
+from eqprop_np.relaxation import Alternating, Synchronous, relax
+from eqprop_np.rules.continual import cep
+from eqprop_np.rules.ep import ep
+from eqprop_np.rules.phases import Phases
+from eqprop_np.rules.telescoped import telescoped_cep, telescoped_cvf
+from eqprop_np.rules.vector_field import cvf, untied
 from eqprop_np.testing import check_adjoint, check_gradient
 
 activations = st.sampled_from(list(ACTIVATIONS.values()))
@@ -128,6 +133,58 @@ def test_a_step_of_two_layers_neuron_by_neuron(
     clamped = RealTime(network, tanh, epsilon=0.1, clamp=True, cost=cost)
     expected = tuple([[min(max(value, 0), 1) for value in row[0]]] for row in expected)
     assert_same(step(clamped, theta, x, (h, o), nudge), expected, **CLOSE)
+
+
+@given(networks, activations, rngs, st.floats(-1, 1), st.booleans())
+def test_a_step_of_the_authors_code_differs_at_the_input_and_at_the_output(
+    network: Network, sigma: Activation, rng: np.random.Generator, beta: float, clamp: bool
+) -> None:
+    """ds^n/dt = ρ′(s^n) ∂Φ/∂ρ^n − s^n for n < N and ∂Φ/∂ρ^N − s^N − β ∂ℓ/∂s, where Φ sees ρ(x) and ρ(s)."""
+    theta, x, s = draw(network, 2, rng)
+    y = target(network, 2, rng)
+    dynamics = RealTime(network, sigma, 0.3, clamp, authors_code=True)
+    *drives, last = network.dphi_ds(theta, sigma.value(x), tuple(map(sigma.value, s)))
+    velocity = [sigma.derivative(v) * drive - v for v, drive in zip(s, drives, strict=False)]
+    for nudge, force in ((None, 0), (Nudge(beta, y), beta * (y - s[-1]))):
+        fields = [*velocity, last - s[-1] + force]
+        expected = tuple(v + 0.3 * field for v, field in zip(s, fields, strict=True))
+        if clamp:
+            expected = tuple(np.clip(value, 0, 1) for value in expected)
+        assert_same(step(dynamics, theta, x, s, nudge), expected, **CLOSE)
+    assert_same(snapshot(dynamics, theta, x, s).activities, (sigma.value(x), *map(sigma.value, s)))
+
+
+@pytest.mark.parametrize("schedule", [Synchronous(1e-12), Alternating(1.5, 1e-12)])
+def test_the_phases_of_the_authors_code_end_where_its_step_rests(
+    schedule: Synchronous | Alternating, rng: np.random.Generator
+) -> None:
+    dynamics = RealTime(NETWORKS["long chain"], authors_code=True)
+    theta = initial(dynamics.network, rng)
+    x, y = rng.uniform(size=(2, 4)), target(dynamics.network, 2, rng)
+    for nudge in (None, Nudge(0.5, y)):
+        found = relax(dynamics, theta, x, steps=2000, nudge=nudge, schedule=schedule)
+        assert found.converged
+        assert_same(found.state, step(dynamics, theta, x, found.state, nudge), rtol=0, atol=1e-11)
+        np.testing.assert_array_equal(found.activities[0], sigmoid.value(x))
+
+
+def test_the_rules_of_the_authors_code_see_the_activity_of_the_input(rng: np.random.Generator) -> None:
+    """EP's gradient of an input weight contains ρ(x), and the fast forms agree with the plain ones."""
+    dynamics = RealTime(NETWORKS["chain"], authors_code=True)
+    theta, x = initial(dynamics.network, rng), rng.uniform(size=(3, 4))
+    y = target(dynamics.network, 3, rng)
+    rates = dict.fromkeys(theta, 0.1)
+    phases = Phases(100, 8, 0.4, schedule=Synchronous(), learning_rates=rates)
+    free = relax(dynamics, theta, x, steps=100, schedule=Synchronous())
+    nudge = Nudge(0.4, y)
+    nudged = relax(dynamics, theta, x, free.state, 8, nudge=nudge, schedule=Synchronous())
+    change = sigmoid.value(nudged.state[0]) - sigmoid.value(free.state[0])
+    expected = -sigmoid.value(x).T @ change / (3 * 0.4)
+    np.testing.assert_allclose(ep(dynamics, theta, x, y, phases).gradient["w0-1"], expected, atol=1e-14)
+    for plain, fast in ((cep, telescoped_cep), (cvf, telescoped_cvf)):
+        one, two = (rule(dynamics, theta, x, y, phases).gradient for rule in (plain, fast))
+        for name in theta:
+            np.testing.assert_allclose(one[name], two[name], rtol=1e-10, atol=1e-14)
 
 
 @given(st.sampled_from(["chain", "skip", "two conv"]), rngs, st.floats(0.01, 1))
@@ -269,6 +326,8 @@ KINDS: dict[str, Callable[[Network], Dynamics]] = {
     "real-time tanh": lambda network: RealTime(network, tanh, 0.3, clamp=False),
     "real-time clamped": lambda network: RealTime(network, sigmoid, 0.3),
     "real-time hard sigmoid, clamped": lambda network: RealTime(network, hard_sigmoid, 0.3),
+    "real-time, authors' code": lambda network: RealTime(network, tanh, 0.3, False, authors_code=True),
+    "real-time, authors' code, clamped": lambda network: RealTime(network, sigmoid, 0.3, authors_code=True),
 }
 GRAPHS = {name: NETWORKS[name] for name in ("chain", "long chain", "skip", "conv", "two conv")}
 GRAPHS |= {f"{name}, untied": untied(network) for name, network in GRAPHS.items()}

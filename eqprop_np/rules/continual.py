@@ -77,7 +77,7 @@ def continual_phase(
         Δ_θ(t); that of Eq. (5) by default.
     """
     for _ in range(steps):
-        static = dynamics.network.input_drive(theta, x)
+        static = dynamics.input_drive(theta, x)
         s_next = one_step(dynamics, theta, static, s, nudge)  # s_{t+1}, Eq. (5), first line
         change = delta(dynamics, theta, x, s, s_next, nudge.beta)  # Δ_θ(t)
         theta = {name: theta[name] + learning_rates[name] * change[name] for name in theta}  # θ_{t+1}

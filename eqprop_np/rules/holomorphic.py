@@ -121,6 +121,6 @@ def require_analytic(dynamics: Dynamics, theta: Theta, x: Array) -> None:
     network.require_tied()
     state = tuple(value + 1j for value in network.zeros(1, x.dtype))
     try:
-        one_step(dynamics, theta, network.input_drive(theta, sample), state)
+        one_step(dynamics, theta, dynamics.input_drive(theta, sample), state)
     except TypeError as error:
         raise ValueError(f"holomorphic EP needs complex states, but {error}") from error

@@ -160,7 +160,7 @@ def free_phase(
     static, free
         The drive of the input, which the second phase needs too, and the first phase.
     """
-    static = dynamics.network.input_drive(theta, x)
+    static = dynamics.input_drive(theta, x)
     steps = phases.schedule.steps(phases.free_steps - without_last)
     return static, settle(dynamics, theta, static, None, steps, phases.schedule)
 

@@ -58,7 +58,7 @@ def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     for t in range(phases.nudged_steps):
         moved = drive.at(activities, inner=True) if t else static
         s = one_step(dynamics, theta, moved, s, nudge)
-        activities = (x, *map(dynamics.activity, s))
+        activities = (static.x, *map(dynamics.activity, s))
     # dL/dθ = −Σ_t Δ_θ(t) = (∂Φ/∂θ(s_K) − ∂Φ/∂θ(s_0)) / (−β)
     return Update(network.contrast(Snapshot(activities, {}), free.snapshot, -phases.beta), free)
 
@@ -80,13 +80,13 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     for t in range(phases.nudged_steps):
         moved = drive.at(activities) if t else static
         s = one_step(dynamics, theta, moved, s, nudge)
-        new = (x, *map(dynamics.activity, s))
+        new = (static.x, *map(dynamics.activity, s))
         change = _inner_field_delta(network, activities, new, beta)
         theta = theta | {name: theta[name] + rates[name] * value for name, value in change.items()}
         inner = {name: inner.get(name, 0) - value for name, value in change.items()}
         activities = new
     difference = tuple((b - a) / (-beta * len(x)) for a, b in zip(free.activities, activities, strict=True))
-    return Update(network.linear_gradient(x, difference, {}) | inner, free)
+    return Update(network.linear_gradient(static.x, difference, {}) | inner, free)
 
 
 def _inner_field_delta(network: Network, old: Activities, new: Activities, beta: float) -> Theta:

@@ -105,7 +105,7 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     check_integer("steps", steps, least=1)
     check_integer("limit", limit, least=1)
     tolerance = float(8 * np.finfo(x.dtype).eps)
-    static = dynamics.network.input_drive(theta, x)
+    static = dynamics.input_drive(theta, x)
     settled = settle(dynamics, theta, static, None, limit, Alternating(tol=tolerance / 2))
     if not all(np.isfinite(value).all() for value in settled.state):
         raise NotConverged(
@@ -208,7 +208,7 @@ def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxa
 
 def bptt_process(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
     """Yield Eq. (6) for t = 0…K−1: `gradients` without its checks."""
-    static, start = dynamics.network.input_drive(theta, x), loss_gradient(dynamics, theta, rest.state, y)
+    static, start = dynamics.input_drive(theta, x), loss_gradient(dynamics, theta, rest.state, y)
     for g in unroll(dynamics, theta, static, rest.trajectory, start):
         yield Moment(g.state, dynamics.network.vjp_theta([g.term]))
 
@@ -233,7 +233,7 @@ def _drive_gradients(
     network, v = dynamics.network, loss_gradient(dynamics, theta, rest.state, y)
     yield Moment(v, network.vjp_theta([(rest.snapshot, v)]))
     u = network.vjp_s(theta, v, rest.switches)
-    for g in unroll(dynamics, theta, network.input_drive(theta, x), rest.trajectory[:-1], u):
+    for g in unroll(dynamics, theta, dynamics.input_drive(theta, x), rest.trajectory[:-1], u):
         _, v = g.term
         yield Moment(v, network.vjp_theta([g.term]))
 
