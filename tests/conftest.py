@@ -44,5 +44,13 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run draws no curves.png, which would take most of its time; `test_report.py` looks at it."""
+    from eqprop_np.experiments.report import Report
+
+    monkeypatch.setattr(Report, "_plot", lambda self, progress: None)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -319,7 +319,7 @@ def test_a_mosaic_holds_each_tile_once() -> None:
 
 
 @pytest.fixture
-def cnn(tmp_path: Path) -> tuple[Path, Path]:
+def cnn(tmp_path: Path, no_curves: None) -> tuple[Path, Path]:
     """Return the checkpoint of a small CNN and its data directory."""
     data, out = write_bands(tmp_path / "bands", side=16), tmp_path / "run"
     arguments = ["--preset", "conv", "--channels", "2", "3", "--epochs", "1", "--workers", "1", "--quiet"]
