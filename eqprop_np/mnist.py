@@ -159,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--beta", type=float, help="strength of the nudge; for the rule holomorphic the radius")
     add("--points", type=int, metavar="N", help="points on the circle of the rule holomorphic (default: 4)")
     add("--epsilon", type=float, help="Euler step of real-time dynamics")
+    add("--authors-code", action="store_const", const=True, help="real time as in the authors' code: ρ(x) at "
+        "the input, and no ρ′ in the motion of the output")  # fmt: skip
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
     add("--workers", type=int, metavar="N", help="number of processes that share each batch")

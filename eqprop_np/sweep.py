@@ -154,7 +154,8 @@ def _name(experiment: Experiment, seed: int) -> str:
 
 def _setting(experiment: Experiment) -> str:
     """Return what the runs of all seeds have in common in their names."""
-    return experiment.name + (f"-{experiment.psi or 0.0:g}deg" if experiment.untied else "")
+    angle = f"-{experiment.psi or 0.0:g}deg" if experiment.untied else ""
+    return experiment.name + angle + ("-authors-code" if experiment.authors_code else "")
 
 
 def measure(point: Configuration, directory: Path) -> Record:
@@ -486,8 +487,9 @@ def read_list(path: Path) -> list[Listed]:
     Parameters
     ----------
     path : Path
-        A text file. Each line has the form of the command: presets and the options ``--angles``, ``--seeds``
-        and ``--epochs``, and the published test error as ``--published``. A comment begins with #.
+        A text file. Each line has the form of the command: presets and the options ``--angles``, ``--seeds``,
+        ``--epochs`` and ``--authors-code``, and the published test error as ``--published``. A comment begins
+        with #.
 
     Returns
     -------
@@ -575,7 +577,7 @@ def _row(run: Listed, records: Sequence[Record]) -> str:
     experiment, published = run.experiment, run.published
     psi = f", ψ = {experiment.psi or 0.0:g}°" if experiment.untied else ""
     cells = [
-        f"{experiment.name}{psi}",
+        f"{experiment.name}{psi}{', authors’ code' if experiment.authors_code else ''}",
         f"{experiment.training.epochs}",
         ", ".join(str(record["seed"]) for record in records) or "–",
         _spread([_error(record) for record in records]),
@@ -698,11 +700,14 @@ def _add_points(parser: argparse.ArgumentParser, optional: bool = False) -> None
         help="initial angles ψ of untied weights (default: 0 to 180 in steps of 22.5)")  # fmt: skip
     add("--seeds", type=int, nargs="+", metavar="S", help="seeds of the runs (default: 0)")
     add("--epochs", type=int, metavar="N", help="epochs of each run (default: the preset's)")
+    add("--authors-code", action="store_const", const=True,
+        help="real time in the form of the authors' code")  # fmt: skip
 
 
 def _chosen(options: argparse.Namespace) -> list[tuple[Experiment, int]]:
     """Return the runs of ``--list`` or of the other arguments."""
-    given = [f"--{name}" for name in ("angles", "seeds", "epochs") if getattr(options, name) is not None]
+    names = ("angles", "seeds", "epochs", "authors_code")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
     if options.list is None:
         if not options.presets:
             raise ValueError(f"give a preset ({', '.join(EXPERIMENTS)}) or --list FILE")
@@ -714,7 +719,8 @@ def _chosen(options: argparse.Namespace) -> list[tuple[Experiment, int]]:
 
 def _runs_of(given: argparse.Namespace) -> list[tuple[Experiment, int]]:
     """Return the runs that the arguments of `_add_points` name."""
-    settings = {} if given.epochs is None else {"epochs": given.epochs}
+    names = ("epochs", "authors_code")
+    settings = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if unknown := [name for name in given.presets if name not in EXPERIMENTS]:
         raise ValueError(f"{unknown[0]} is not a preset: choose from {', '.join(EXPERIMENTS)}")
     return _runs(given.presets, given.angles or ANGLES, given.seeds or [0], **settings)

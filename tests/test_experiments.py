@@ -313,7 +313,8 @@ def test_the_rules_of_untied_networks_get_them(rule: str) -> None:
 def test_settings_of_the_dynamics_are_passed_on() -> None:
     assert tiny(activation="tanh").build((4, 4), 3).sigma is tanh
     real = tiny(dynamics="real-time", epsilon=0.07).build((4, 4), 3)
-    assert (real.sigma, real.epsilon) == (sigmoid, 0.07)
+    assert (real.sigma, real.epsilon, real.authors_code) == (sigmoid, 0.07, False)
+    assert tiny(dynamics="real-time", authors_code=True).build((4, 4), 3).authors_code
 
 
 # --- rates
@@ -401,6 +402,11 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"workers": -1}, "workers must be an integer of at least 1, got -1"),
         ({"free_steps": 0}, "free_steps must be a positive integer, got 0"),
         ({"nudged_steps": 2.5}, "nudged_steps must be a positive integer, got 2.5"),
+        (
+            {"authors_code": True},
+            "authors_code is a form of real-time dynamics: leave it out in discrete time",
+        ),
+        ({"authors_code": 1} | REAL, "authors_code must be True or False, got 1"),
         ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
         ({"optimizer": "lbfgs"}, "optimizer must be one of sgd, adam, got 'lbfgs'"),
         ({"augment": -1}, "augment must be an integer of at least 0, got -1"),

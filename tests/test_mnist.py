@@ -348,6 +348,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def test_real_time_can_follow_the_authors_code(command: Command, data: Path, tmp_path: Path) -> None:
+    arguments = ("--preset", "eb-1h", "--hidden", 4, "--epochs", 1, "--data", data, "--authors-code")
+    found = command(*arguments, "--out", tmp_path / "run")
+    configuration, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    assert configuration.experiment.authors_code
+    assert "real-time, ε 0.2 as in the authors' code" in found.out
+
+
 @pytest.mark.parametrize(
     "words, schedule",
     [

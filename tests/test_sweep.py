@@ -557,7 +557,11 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
     tmp_path: Path, executor: Executor, measured: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = listed(
-        tmp_path / "list", "cvf-1h --angles 22.5 --published 3", "eb-1h", "p-1h --seeds 3 1 7 --published 2.5"
+        tmp_path / "list",
+        "cvf-1h --angles 22.5 --published 3",
+        "eb-1h --authors-code",
+        "eb-1h",
+        "p-1h --seeds 3 1 7 --published 2.5",
     )
     runs = [run for run in sweep.read_list(path) if run.seed != 7]
     points = sweep._resolve([run[:2] for run in runs], "glyphs", None)
@@ -578,11 +582,12 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
     # The mean over the last five epochs is 5 and 3, of the training error 2 and 3. One run never reached 2.5.
     assert rows == [
         "| p-1h | 30 | 3, 1 | 4.00 ± 1.41 | 2.50 | 2.50 ± 0.71 | 7.0 ± 0.0 | – |",
+        "| eb-1h, authors’ code | 30 | – | – | – | – | – | – |",
         "| eb-1h | 30 | – | – | – | – | – | – |",
         "| cvf-1h, ψ = 22.5° | 100 | 0 | 4.00 | 3.00 | 5.00 | 0.0 | 0.0 |",
     ]
     assert commits == "Commits of the code: one, two, unknown."
-    assert missing == "Missing: eb-1h-seed0, p-1h-seed7."
+    assert missing == "Missing: eb-1h-authors-code-seed0, eb-1h-seed0, p-1h-seed7."
 
 
 def test_a_table_refuses_a_record_with_other_settings(

@@ -29,7 +29,7 @@ from eqprop_np.rules.vector_field import angle_between, field_delta
 from eqprop_np.samples import Samples
 from eqprop_np.theorem import gradients
 
-BATCHES = 20  # each with fresh weights
+BATCHES = 100  # each with fresh weights; the angles of C-EP are spread by some 15°
 CONVENTIONS = ("theorem", "published", "published, moved weights")
 DELTAS: dict[str, Delta] = {  # Δ_θ(t) of each rule
     "ep": contrast_delta,

@@ -192,6 +192,8 @@ class Experiment:
     psi : float, optional
         The initial angle ψ between forward and backward weights in degrees. None ties the weights if the
         rule allows tied ones; otherwise it becomes 0.
+    authors_code : bool
+        Real time in the form of the authors' code (`eqprop_np.dynamics.RealTime`).
 
     Raises
     ------
@@ -210,6 +212,7 @@ class Experiment:
     cost: CostName = "squared-error"
     epsilon: float = 0.2
     psi: float | None = None
+    authors_code: bool = False
 
     def __post_init__(self) -> None:
         rates, connections = len(self.training.learning_rates), self.layers.connections
@@ -235,6 +238,10 @@ class Experiment:
                 f"the angle {self.psi} is between forward and backward weights, which rule {self.rule} "
                 f"ties: choose rule {' or '.join(untie)}"
             )
+        check_kind("authors_code", self.authors_code, bool | np.bool_, "True or False")
+        object.__setattr__(self, "authors_code", bool(self.authors_code))
+        if self.authors_code and self.dynamics != "real-time":
+            raise ValueError("authors_code is a form of real-time dynamics: leave it out in discrete time")
         if self.cost != "squared-error" and not rule.readout:
             raise ValueError(f"rule {self.rule} does not train a readout: choose the cost squared-error")
         if self.cost != "squared-error" and self.layers.connections == 1:
@@ -265,7 +272,7 @@ class Experiment:
         sigma = ACTIVATIONS[self.activation]
         built: Dynamics = DiscreteTime(network, sigma, cost)
         if self.dynamics == "real-time":
-            built = RealTime(network, sigma, self.epsilon, cost=cost)
+            built = RealTime(network, sigma, self.epsilon, cost=cost, authors_code=self.authors_code)
         if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
             x = np.ones((1, *network.shapes[0]), np.float32)
             require_analytic(built, built.init(np.random.default_rng(0)), x)

@@ -165,6 +165,7 @@ def describe(configuration: Configuration) -> list[str]:
     sides = "".join(f", {name} {' '.join(map(str, getattr(e.layers, name)))}" for name in names)
     angle = f", ψ {e.psi or 0.0:g}°" if e.untied else ""
     epsilon = f", ε {e.epsilon:g}" if e.dynamics == "real-time" else ""
+    epsilon += " as in the authors' code" if e.authors_code else ""
     extras = {"momentum": t.momentum, "weight decay": t.weight_decay, "augment": t.augment}
     extra = "".join(f", {name} {value:g}" for name, value in extras.items() if value)
     schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
