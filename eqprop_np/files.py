@@ -44,7 +44,8 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or the disk has become read-only
+            temporary.unlink()
 
 
 def _remove_abandoned(path: Path) -> None:

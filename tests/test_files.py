@@ -99,9 +99,10 @@ def test_without_locks_files_are_written_and_directories_used(monkeypatch: pytes
     assert sorted(os.listdir()) == [".file.12", "file"]
 
 
-@pytest.mark.parametrize("name", ["missing/file", "directory"])
+@pytest.mark.parametrize("name", ["missing/file", "directory", "file/below"])
 def test_an_error_names_the_file_and_not_the_temporary_one(name: str) -> None:
     Path("directory").mkdir()
+    Path("file").touch()
     with pytest.raises(OSError) as caught:
         write(Path(name))
     assert str(caught.value).endswith(f": {name!r}")
