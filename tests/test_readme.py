@@ -80,6 +80,22 @@ def test_fig1c_is_recorded() -> None:
     assert f"within {max(ends) - min(ends):.0f}° of each other" in FLAT
 
 
+def test_its_errors_with_untied_weights_are_recorded() -> None:
+    for name, rule in (("C-VF", "cvf"), ("AsymEP", "asymep"), ("implicit", "implicit")):
+        runs = [record(f"{rule}-180deg-seed{seed}") for seed in range(3)]
+        for seed, run in enumerate(runs):
+            experiment = run["configuration"]["experiment"]
+            assert (run["seed"], run["epochs"], run["rule"], experiment["psi"]) == (seed, 10, rule, 180)
+        (line,) = re.findall(rf"\| {name} \| `(.*)` \| (.*) \| `{rule}-180deg-seed0.json`, … \|", README)
+        options, errors = line
+        assert f"--preset {runs[0]['preset']} " in options
+        assert errors == ", ".join(f"{run['test_error']:.2f}" for run in runs)
+        if rule == "implicit":
+            assert f"--free-steps {runs[0]['configuration']['experiment']['phases']['free_steps']}" in options
+    nine, ten = (epoch["test_error"] for epoch in record("implicit-180deg-30steps")["history"][-2:])
+    assert f"{nine:.2f} % after nine epochs and {ten:.2f} % after ten" in FLAT
+
+
 def last(name: str, epochs: int) -> float:
     """Return the mean test error over the last epochs of a run."""
     return mean(epoch["test_error"] for epoch in record(name)["history"][-epochs:])
