@@ -46,6 +46,10 @@ def test_by_the_theorem_the_angle_is_that_of_the_rules(samples: Samples) -> None
     phases = replace(experiment.phases, estimate="one-sided", learning_rates=experiment.rates(dynamics))
     found = update_angles(experiment, dynamics, samples, batches=3)["theorem"]
     assert len(found) == 3
+    theta = dynamics.init(np.random.default_rng(1), np.float32, 45)  # the seed of the second batch
+    given = update_angles(experiment, dynamics, samples, 3, theta)["theorem"]
+    assert given[1] == pytest.approx(found[1], abs=1e-3)  # θ is rounded to float32
+    assert given[0] != pytest.approx(found[0], abs=0.1)
     for k, value in enumerate(found):
         theta = dynamics.init(np.random.default_rng(k), np.float64, 45)
         batch = samples[10 * k : 10 * k + 10]

@@ -45,7 +45,11 @@ def has_angle(experiment: Experiment) -> bool:
 
 
 def update_angles(
-    experiment: Experiment, dynamics: Dynamics, samples: Samples, batches: int = BATCHES
+    experiment: Experiment,
+    dynamics: Dynamics,
+    samples: Samples,
+    batches: int = BATCHES,
+    theta: Theta | None = None,
 ) -> dict[str, list[float]]:
     """Return the angle in degrees by each convention, one for each batch.
 
@@ -60,7 +64,9 @@ def update_angles(
     samples : Samples
         The training samples. The batches are taken in order from the start.
     batches : int
-        The number of batches, if there are enough samples. Batch k has weights drawn with the seed k.
+        The number of batches, if there are enough samples.
+    theta : dict of ndarray, optional
+        The parameters. By default each batch has fresh ones: those of batch k are drawn with the seed k.
 
     Returns
     -------
@@ -70,10 +76,11 @@ def update_angles(
     size = experiment.training.batch_size
     angles: dict[str, list[float]] = {name: [] for name in CONVENTIONS}
     for seed, first in enumerate(range(0, min(len(samples), batches * size), size)):
-        theta = dynamics.init(np.random.default_rng(seed), np.float64, experiment.psi or 0.0)
+        fresh = dynamics.init(np.random.default_rng(seed), np.float64, experiment.psi or 0.0)
+        used = fresh if theta is None else {name: value.astype(np.float64) for name, value in theta.items()}
         batch = samples[first : first + size]
         x, y = batch.inputs(dynamics.network, np.float64), batch.targets(dynamics, np.float64)
-        for name, angle in zip(CONVENTIONS, _angles(experiment, dynamics, theta, x, y), strict=True):
+        for name, angle in zip(CONVENTIONS, _angles(experiment, dynamics, used, x, y), strict=True):
             angles[name].append(angle)
     return angles
 
