@@ -7,10 +7,10 @@
 for each weight from the hidden to the output layer. At the end it is near −∂L/∂w, up to an error of order β.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from eqprop_np.activations import Array, sigmoid
 from eqprop_np.dynamics import Dynamics, Nudge, RealTime, snapshot
+from eqprop_np.files import replacing
 from eqprop_np.network import Theta, chain
 from eqprop_np.plots import COLOURS
 from eqprop_np.relaxation import Synchronous, relax
@@ -307,13 +308,12 @@ def save_animation(animation: FuncAnimation, path: Path) -> None:
     """
     require_gif(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.gif")
-    try:
+    with TemporaryDirectory() as scratch:  # PillowWriter needs a file with the suffix
+        drawn = Path(scratch, "drawn.gif")
         with style.context({"savefig.dpi": "figure"}):
-            animation.save(str(temporary), writer=PillowWriter(fps=FRAMES_PER_SECOND))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            animation.save(str(drawn), writer=PillowWriter(fps=FRAMES_PER_SECOND))
+        with replacing(path, "wb") as file:
+            file.write(drawn.read_bytes())
 
 
 def require_gif(path: Path) -> None:

@@ -61,7 +61,7 @@ def test_its_weights_have_their_error() -> None:
 def test_fig1c_is_recorded() -> None:
     runs = [json.loads(path.read_text("utf-8")) for path in sorted((RESULTS / "fig1c").glob("*-seed*.json"))]
     errors = [mean(epoch["test_error"] for epoch in run["history"][-5:]) for run in runs]
-    points = json.loads((RESULTS / "fig1c" / "summary.json").read_text())[
+    points = json.loads((RESULTS / "fig1c" / "summary.json").read_text("utf-8"))[
         "points"
     ]  # in the order of the files
     angles = [point["angles"]["published"]["mean"] for point in points]

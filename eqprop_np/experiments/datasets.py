@@ -22,12 +22,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
+
+from eqprop_np.files import replacing
 
 Bytes = NDArray[np.uint8]
 
@@ -369,10 +370,8 @@ def _keep(path: Path, content: bytes) -> None:
     """Write a file of the cache atomically. Errors are ignored, because the cache is optional."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path.parent) as scratch:
-            draft = Path(scratch, path.name)
-            draft.write_bytes(content)
-            draft.replace(path)
+        with replacing(path, "wb") as file:
+            file.write(content)
 
 
 def _stencils() -> NDArray[np.float32]:
