@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import sys
 import threading
 import time
 import tracemalloc
@@ -137,7 +138,7 @@ CORRUPT = ZIPPED[:10] + b"\xff" * 20
 @cases(
     "content, complaint",
     {
-        "empty file": (b"", "magic number is 0x;"),
+        "empty file": (b"", "the file is empty"),
         "other bytes": (b"PK\3\4" + GOOD, "magic number is 0x504b0304"),
         "floats": (b"\0\0\x0d\3" + GOOD[4:], "magic number is 0x00000d03"),
         "two dimensions": (idx(np.ones((2, 3))), "magic number is 0x00000802"),
@@ -303,7 +304,10 @@ IMAGES_3, IMAGES_2 = np.ones((3, 2, 2)), np.ones((2, 2, 2))
         "a gap": ((IMAGES_3, [0, 1, 3], IMAGES_2, [0, 1]), "0 to 3, but 2 is missing"),
         "no class 0": ((IMAGES_2, [1, 2], IMAGES_2, [1, 2]), "0 to 2, but 0 is missing"),
         "a new class in the test": ((IMAGES_2, [0, 1], IMAGES_2, [0, 2]), "0 to 2, but 2 is missing"),
-        "one class": ((IMAGES_2, [0, 0], IMAGES_2, [0, 0]), "0 to 1, but 1 is missing"),
+        "one class": (
+            (IMAGES_2, [0, 0], IMAGES_2, [0, 0]),
+            "all labels are 0; at least two classes are needed",
+        ),
     },
 )
 def test_refuses_arrays_that_do_not_fit(tmp_path: Path, arrays: tuple, complaint: str) -> None:
@@ -412,9 +416,66 @@ def test_without_network_auto_takes_the_glyphs_and_mnist_does_not(
     monkeypatch: Patch, cache: Path, fake_mnist: Payloads
 ) -> None:
     put(cache / "eqprop_np/mnist", tiny(seed=1))  # not MNIST, so the cache cannot be used either
-    monkeypatch.setattr(datasets, "glyphs", lambda: "the glyphs")
+    monkeypatch.setattr(datasets, "glyphs", lambda **_: "the glyphs")
     assert load("auto") == load() == load("glyphs") == "the glyphs"
     assert "EQPROP_NP_DATA" in refusal(lambda: load("mnist"))
+
+
+def test_the_files_may_have_a_dot_in_their_names(tmp_path: Path) -> None:
+    """Some sources of MNIST write train-images.idx3-ubyte. A name with a hyphen is preferred."""
+    payloads = tiny()
+    directory = put(tmp_path / "set", {file.replace("-idx", ".idx"): p for file, p in payloads.items()})
+    assert holds(load(str(directory)), payloads)
+    other = tiny(seed=1)
+    for file, payload in other.items():
+        (directory / file).write_bytes(payload)
+    assert holds(load(str(directory)), other)
+
+
+def test_an_empty_source_is_not_the_current_directory() -> None:
+    put(Path(), tiny())
+    assert "the data source is empty" in refusal(lambda: load(""))
+
+
+@pytest.mark.parametrize("home", [None, "relative"])
+def test_without_a_home_nothing_is_cached(
+    home: str | None, monkeypatch: Patch, tmp_path: Path, fake_mnist: Payloads
+) -> None:
+    """No directory named ~ may appear. A relative XDG_CACHE_HOME is ignored, as its standard says."""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if home is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", home)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry
+    before = files_under(tmp_path)
+    assert glyphs(train=10, test=1).classes == 10
+    assert "cannot be downloaded" in refusal(lambda: load("mnist"))
+    assert files_under(tmp_path) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_named_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "this is not a regular file" in refusal(lambda: read_idx(tmp_path / "pipe"))
+
+
+def test_it_says_at_once_what_is_searched_for_and_used(
+    cache: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = []
+    monkeypatch.setattr(datasets, "glyphs", lambda **_: drawn.append(capsys.readouterr()) or "the glyphs")
+    assert load("auto", progress=True) == "the glyphs"
+    (before,) = drawn
+    searched, used = before.err.splitlines()
+    assert before.out == ""
+    assert searched.startswith("note: MNIST is not in ")
+    for place in (Path.cwd() / "data/mnist", cache / "eqprop_np/mnist"):
+        assert str(place) in searched
+    assert "EQPROP_NP_DATA is not set" in searched
+    assert used.startswith("note: MNIST cannot be downloaded")
+    assert "set EQPROP_NP_DATA to a directory with its four files" in used
+    assert used.endswith("Glyph digits are used instead.")
+    assert load("auto") == "the glyphs"
+    assert drawn[1].err == ""
 
 
 # --- The download
@@ -578,7 +639,7 @@ def test_no_mirror_at_all_is_told_of_each(mirror: Mirror, monkeypatch: Patch, fa
     mirror(FAULTY["not found"][0])
     message = refusal(lambda: load("mnist"))
     assert all(url in message for url in datasets.MIRRORS)
-    monkeypatch.setattr(datasets, "glyphs", lambda: "the glyphs")
+    monkeypatch.setattr(datasets, "glyphs", lambda **_: "the glyphs")
     assert load("auto") == "the glyphs"
 
 
@@ -792,6 +853,18 @@ def test_glyphs_are_deterministic(tmp_path: Path, monkeypatch: Patch) -> None:
     assert fields(glyphs(train=1500, test=50)) == fields(first)
     other = glyphs(train=1500, test=50, seed=1)
     assert all(a != b for a, b in zip(fields(other), fields(first), strict=True))
+
+
+def test_the_progress_of_drawing_is_shown_on_a_terminal(
+    monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    glyphs(train=10, test=1, progress=True)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    glyphs(train=10, test=1, seed=1, progress=False)
+    assert capsys.readouterr().err == ""
+    glyphs(train=10, test=1, seed=2, progress=True)
+    assert "drawing glyphs" in capsys.readouterr().err
 
 
 def test_glyphs_are_drawn_once(monkeypatch: Patch, cache: Path) -> None:

@@ -14,6 +14,7 @@ import io
 import math
 import os
 import queue
+import sys
 import threading
 import time
 import urllib.request
@@ -100,10 +101,12 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
     ----------
     source : str
         "mnist", "glyphs", "auto" or a directory. "auto" loads MNIST if it is available and the
-        glyphs otherwise. A directory must contain four IDX files with the names of MNIST's files;
-        any image size and any number of classes are allowed.
+        glyphs otherwise. A directory must contain four IDX files with the names of MNIST's files,
+        ``train-images-idx3-ubyte`` or ``train-images.idx3-ubyte``, …; any image size and any number
+        of classes are allowed.
     progress : bool
-        Whether to show a progress bar on stderr for each file that is downloaded.
+        Whether to say on stderr what is searched for and used instead of MNIST, with progress bars of the
+        downloads and of the drawing on a terminal.
 
     Returns
     -------
@@ -118,7 +121,9 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
         With "mnist" also if no mirror provides MNIST.
     """
     if source == "glyphs":
-        return glyphs()
+        return glyphs(progress=progress)
+    if not source:
+        raise DataError("the data source is empty; give auto, mnist, glyphs or a directory")
     if source not in ("auto", "mnist"):
         return _directory(Path(source))
     if named := os.environ.get("EQPROP_NP_DATA"):
@@ -126,18 +131,29 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
             return _directory(Path(named), mnist=True)
         except DataError as error:
             raise DataError(f"EQPROP_NP_DATA: {error}") from error
-    for root in (Path(__file__).resolve().parents[2], Path()):
-        place = root / "data" / "mnist"
+    places = [root / "data" / "mnist" for root in (Path(__file__).resolve().parents[2], Path.cwd())]
+    for place in places:
         if any(_find(place, file) for file in SHA256):
             return _directory(place, mnist=True)
-    with suppress(DataError):  # a missing or damaged cache is downloaded again
-        return _directory(_cache() / "mnist", mnist=True)
+    if cache := _cache():
+        places.append(cache / "mnist")
+        with suppress(DataError):  # a missing or damaged cache is downloaded again
+            return _directory(places[-1], mnist=True)
+    if progress:
+        _note(f"MNIST is not in {', '.join(map(str, dict.fromkeys(places)))}, and EQPROP_NP_DATA is not set. "
+              "It is downloaded now.")  # fmt: skip
     try:
         return _download(progress)
-    except _Offline:
+    except _Offline as error:
         if source == "mnist":
             raise
-        return glyphs()
+        if progress:
+            _note(f"{error}. Glyph digits are used instead.")
+        return glyphs(progress=progress)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def read_idx(path: str | os.PathLike[str]) -> Bytes:
@@ -162,7 +178,7 @@ def read_idx(path: str | os.PathLike[str]) -> Bytes:
     return _read(Path(path))[0]
 
 
-def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
+def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0, *, progress: bool = False) -> Dataset:
     """Draw distorted digits of 28 × 28 pixels from matplotlib's fonts, or load them from the cache.
 
     The test error of a linear classifier is about 10 %. With a hidden layer of 512 units it is about
@@ -175,6 +191,8 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
         The number of training images, at least 10, and of test images, at least 1.
     seed : int
         The seed of the random generator.
+    progress : bool
+        Whether to show a progress bar on stderr, on a terminal only.
 
     Returns
     -------
@@ -189,22 +207,27 @@ def glyphs(train: int = 20_000, test: int = 4_000, seed: int = 0) -> Dataset:
     if train < 10 or test < 1:
         raise DataError(f"got {train} training and {test} test glyphs; at least 10 and 1 are needed")
     name = "glyphs (not MNIST)"
-    path = _cache() / f"glyphs-2-{train}-{test}-{seed}.npz"  # increment the 2 if `_draw` or the fonts change
-    with suppress(Exception), np.load(path) as kept:  # if the file is unusable, draw again
-        arrays = [*kept.values()]
-        return _dataset(name, arrays, _digests(arrays), path)
+    file = f"glyphs-2-{train}-{test}-{seed}.npz"  # increment the 2 if `_draw` or the fonts change
+    if cache := _cache():
+        with suppress(Exception), np.load(cache / file) as kept:  # if the file is unusable, draw again
+            arrays = [*kept.values()]
+            return _dataset(name, arrays, _digests(arrays), cache / file)
 
     rng = np.random.default_rng(seed)
     stencils = _stencils()
     arrays = []
-    for count in (train, test):
-        labels = rng.permutation(np.arange(count) % 10).astype(np.uint8)
-        pieces = np.array_split(labels, math.ceil(count / 1000))  # limits the memory
-        arrays += [np.concatenate([_draw(stencils, piece, rng) for piece in pieces]), labels]
-    file = io.BytesIO()
-    np.savez(file, *arrays)
-    _keep(path, file.getvalue())
-    return _dataset(name, arrays, _digests(arrays), path)
+    with tqdm(None, "drawing glyphs", train + test, leave=False, disable=None if progress else True) as bar:
+        for count in (train, test):
+            labels = rng.permutation(np.arange(count) % 10).astype(np.uint8)
+            images = []
+            for piece in np.array_split(labels, math.ceil(count / 1000)):  # limits the memory
+                images.append(_draw(stencils, piece, rng))
+                bar.update(len(piece))
+            arrays += [np.concatenate(images), labels]
+    content = io.BytesIO()
+    np.savez(content, *arrays)
+    _keep(file, content.getvalue())
+    return _dataset(name, arrays, _digests(arrays), name)
 
 
 def _digests(arrays: list[Bytes]) -> list[str]:
@@ -238,7 +261,8 @@ def _directory(directory: Path, mnist: bool = False) -> Dataset:
 
 def _find(directory: Path, file: str) -> Path | None:
     # The gzipped file is first, so that a downloaded file is used instead of a damaged raw one.
-    paths = (directory / f"{file}.gz", directory / file)
+    names = (file, file.replace("-idx", ".idx"))  # some sources write train-images.idx3-ubyte
+    paths = [directory / f"{name}{suffix}" for name in names for suffix in (".gz", "")]
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
@@ -259,6 +283,8 @@ def _dataset(name: str, arrays: list[Bytes], digests: list[str], where: object) 
         raise DataError(f"{where}: the images have size {sizes}; use one size for all images")
     classes = max(2, 1 + int(train_labels.max()), 1 + int(test_labels.max()))
     missing = np.setdiff1d(np.arange(classes), train_labels)
+    if max(train_labels.max(), test_labels.max()) == 0:
+        raise DataError(f"{where}: all labels are 0; at least two classes are needed, numbered from 0")
     if len(missing):
         gap = f"the training labels must include 0 to {classes - 1}, but {missing[0]} is missing"
         raise DataError(f"{where}: {gap}; number the classes from 0 without gaps")
@@ -266,6 +292,8 @@ def _dataset(name: str, arrays: list[Bytes], digests: list[str], where: object) 
 
 
 def _read(path: Path) -> tuple[Bytes, str]:
+    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
+        raise DataError(f"{path}: this is not a regular file; replace it")
     try:
         with path.open("rb") as stream:
             return _decode(stream, path)
@@ -279,6 +307,8 @@ def _decode(stream: BinaryIO, where: object) -> tuple[Bytes, str]:
     stream.seek(0)
     payload = gzip.GzipFile(fileobj=stream) if zipped else stream
     magic = payload.read(4)
+    if not magic:
+        raise DataError(f"{where}: the file is empty; replace it")
     if magic not in (b"\0\0\x08\x01", b"\0\0\x08\x03"):
         wanted = "0x00000801 (labels) or 0x00000803 (images)"
         raise DataError(f"{where}: the magic number is 0x{magic.hex()}; give a file with {wanted}")
@@ -309,7 +339,7 @@ def _download(progress: bool) -> Dataset:
             problems.append(" ".join(f"{mirror}: {error}".split()))  # removes line breaks
             continue
         for file, (content, _) in files.items():
-            _keep(_cache() / "mnist" / f"{file}.gz", content)
+            _keep(f"mnist/{file}.gz", content)
         return _dataset("mnist", [array for _, array in files.values()], [*SHA256.values()], mirror)
     raise _Offline(
         f"MNIST cannot be downloaded ({'; '.join(problems)}); "
@@ -362,12 +392,19 @@ def _open(url: str) -> HTTPResponse:
     return answer
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "eqprop_np")
+def _cache() -> Path | None:
+    """Return the directory of the cache, or None if there is no absolute path for it, as without a HOME."""
+    for parent in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(parent):
+            return Path(parent, "eqprop_np")
+    return None
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _keep(file: str, content: bytes) -> None:
     """Write a file of the cache atomically. Errors are ignored, because the cache is optional."""
+    if (cache := _cache()) is None:
+        return
+    path = cache / file
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, "wb") as file:
