@@ -1,9 +1,12 @@
 """Tests of the report on a run: its lines, its summary and its plot show the numbers of a given history."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -15,6 +18,7 @@ from eqprop_np.experiments.report import Report, describe, records, summarize
 from eqprop_np.optimizers import Exponential, Steps
 from eqprop_np.relaxation import Synchronous
 from eqprop_np.rules.vector_field import weight_angle
+from eqprop_np.samples import Samples
 from eqprop_np.training import Progress
 
 Patch = pytest.MonkeyPatch
@@ -174,3 +178,93 @@ def test_the_first_lines_have_every_setting() -> None:
         "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, "
         "rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
     ]
+
+
+# --- the axis of the errors, and pictures that cannot be drawn
+
+
+def curves(drawn: list[Figure], tmp_path: Path, errors: list[float]) -> Any:
+    """Return the Axes of the curves of these test errors, drawn once so that the labels are complete."""
+    progress = finished()
+    progress.commit(epoch=len(errors), history=dict.fromkeys(HISTORY, errors) | {"converged": [1.0]})
+    Report(tmp_path, configuration(), quiet=True).end(progress)
+    drawn[-1].draw_without_rendering()
+    return drawn[-1].axes[0]
+
+
+@pytest.mark.parametrize(
+    "errors, scale, labels",
+    [
+        ([30.0, 20.0], "log", ["20", "50"]),
+        ([12.0, 3.0], "log", ["2", "5", "10", "20"]),
+        ([9.0, 0.25], "log", ["0.2", "0.5", "1", "2", "5", "10"]),
+        ([50.0, 0.0, 20.0], "symlog", ["0", "20", "50"]),
+        ([0.0, 0.0], "symlog", ["0", "1"]),
+        ([2.0, 2.0], "log", ["2"]),
+    ],
+    ids=str,
+)
+def test_the_errors_have_plain_numbers_and_none_is_left_out(
+    errors: list[float], scale: str, labels: list[str], drawn: list[Figure], tmp_path: Path
+) -> None:
+    axes = curves(drawn, tmp_path, errors)
+    assert axes.get_yscale() == scale
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels
+    bottom, top = axes.get_ylim()
+    assert all(bottom < error < top for error in errors)
+    assert [label.get_text() for label in axes.get_yticklabels(minor=True)] == []
+
+
+def test_a_name_is_no_formula_and_latex_is_not_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = replace(configuration(), dataset="$^")
+    with matplotlib.rc_context({"text.usetex": True}):
+        Report(tmp_path, chosen, quiet=False).end(finished())
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[-1].startswith("cvf-1h on $^: test error")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_fails_costs_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    Report(tmp_path, configuration(), quiet=False).end(finished())
+    out, err = capsys.readouterr()
+    assert err == "curves.png could not be drawn (no font)\n"
+    assert out.splitlines()[-1] == "cvf-1h on bands: test error 6.50 % after 3 epochs"
+    assert (tmp_path / "summary.json").exists()
+
+
+# --- saturation
+
+
+@pytest.mark.parametrize("preset", ["p-1h", "eb-1h"])
+def test_a_saturated_run_says_so(
+    preset: str, drawn: list[Figure], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Large weights saturate the hidden layer. The line is printed only if the error is large too."""
+    chosen = configuration(EXPERIMENTS[preset].override(hidden=(6,), epochs=3))
+    dynamics = chosen.experiment.build(chosen.image, chosen.classes)
+    rng = np.random.default_rng(0)
+    test = Samples(rng.integers(100, 255, (7, 4, 5)).astype(np.uint8), np.zeros(7, np.uint8))
+    lines = []
+    for scale, error in ((100, 60.0), (100, 20.0), (0.1, 60.0)):
+        progress = Progress.begin(dynamics, chosen.experiment.optimizer(dynamics))
+        theta = {name: np.float32(scale) * value for name, value in progress.theta.items()}
+        history = HISTORY | {"converged": [1.0] * 3, "validation_error": [error] * 3}
+        progress.commit(theta=theta, epoch=3, history=history)
+        Report(tmp_path, chosen, quiet=False).end(progress, test)
+        lines.append(capsys.readouterr().out.splitlines()[:-1])
+    assert len(lines[0]) == 1
+    assert re.fullmatch(
+        r"\d+ % of the neurons of layer 1 are saturated, so that they hardly learn: try smaller "
+        "--learning-rates",
+        lines[0][0],
+    )
+    assert lines[1:] == [[], []]

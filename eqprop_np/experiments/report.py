@@ -5,30 +5,40 @@ of the run, ``summary.json`` and ``curves.png`` are added.
 """
 
 import json
+import math
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import scipy
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from tqdm.auto import tqdm
 
+from eqprop_np.activations import Array
+from eqprop_np.dynamics import Dynamics, linear_step
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.files import naming, replacing
+from eqprop_np.network import Theta
 from eqprop_np.optimizers import Exponential, RateSchedule, Steps
 from eqprop_np.relaxation import Alternating
+from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.rules.vector_field import weight_angle
-from eqprop_np.training import Progress
+from eqprop_np.samples import Samples
+from eqprop_np.training import EVALUATION_BATCH, Progress
 
 FILES = frozenset({"config.json", "metrics.jsonl", "checkpoint.npz", "summary.json", "curves.png"})
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
+SLOPE = 0.01  # a neuron with a smaller slope is saturated
+SATURATED = 0.9  # the share of saturated neurons in a layer that is reported
 
 
 class Report:
@@ -98,10 +108,11 @@ class Report:
             f"{record['test_error']:.2f} %, {record['steps']:.1f} steps, {record['seconds']:.0f} s"
         )
 
-    def end(self, progress: Progress) -> None:
+    def end(self, progress: Progress, test: Samples | None = None) -> None:
         """Write ``summary.json`` and ``curves.png``, and print the last line.
 
-        If a free phase of the last epoch did not converge, print the share of such phases before it.
+        Lines before it say the share of the free phases of the last epoch that did not converge, and whether
+        the neurons are saturated for the samples ``test``, if these are given.
         """
         summary = summarize(self.configuration, progress, self.commits)
         write_json(self.directory / "summary.json", summary)
@@ -110,7 +121,9 @@ class Report:
         except Exception as error:  # a picture must not cost the result
             print(f"curves.png could not be drawn ({error})", file=sys.stderr)
         self._say_not_converged(records(progress)[-1])
-        epochs = "1 epoch" if summary["epochs"] == 1 else f"{summary['epochs']} epochs"
+        if test is not None:
+            self._say_saturated(progress, test)
+        epochs = _count(summary["epochs"], "epoch")
         _print(
             f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
             f"{summary['test_error']:.2f} % after {epochs}"
@@ -122,12 +135,34 @@ class Report:
         if share > 0:
             self.say(
                 f"in the last epoch {100 * share:.3g} % of the free phases did not converge within "
-                f"T = {phases.free_steps} steps to tol {phases.schedule.tol}: "
+                f"T = {_count(phases.free_steps, 'step')} to tol {phases.schedule.tol}: "
                 "try a larger --free-steps or --tol"
             )
 
+    def _say_saturated(self, progress: Progress, test: Samples) -> None:
+        """Print that a layer is saturated, if the error is also large.
+
+        A trained network with hard sigmoids can have many saturated neurons and a small error.
+        """
+        configuration = self.configuration
+        guessing = 100 * (1 - 1 / configuration.classes)
+        if records(progress)[-1]["test_error"] < guessing / 3:
+            return
+        dynamics = configuration.experiment.build(configuration.image, configuration.classes)
+        x = test[:EVALUATION_BATCH].inputs(dynamics.network, np.float32)
+        shares = saturated(dynamics, progress.theta, x, configuration.experiment.phases)
+        hidden = shares[:-1] or shares
+        if (share := max(hidden)) > SATURATED:
+            self.say(
+                f"{100 * share:.0f} % of the neurons of layer {1 + hidden.index(share)} are saturated, so "
+                "that they hardly learn: try smaller --learning-rates"
+            )
+
     def _plot(self, progress: Progress) -> None:
-        history = records(progress)
+        with matplotlib.rc_context({"text.usetex": False}):  # LaTeX may be missing
+            self._draw(records(progress))
+
+    def _draw(self, history: list[dict[str, float]]) -> None:
         epochs = [record["epoch"] for record in history]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -136,16 +171,48 @@ class Report:
             ("test_error", self.configuration.tested, "-"),
         ):
             axes.plot(epochs, [record[key] for record in history], style, marker="o", ms=3, label=label)
-        axes.set(
-            xlabel="epoch",
-            ylabel="error (%)",
-            yscale="log",
-            title=f"{self.configuration.experiment.name} on {self.configuration.dataset}".replace("$", r"\$"),
-        )
+        axes.set(xlabel="epoch", ylabel="error (%)")
+        title = f"{self.configuration.experiment.name} on {self.configuration.dataset}"
+        axes.set_title(title, parse_math=False)  # the data's name is that of a directory
+        _scale(axes, [record[key] for record in history for key in ("train_error", "test_error")])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
         with replacing(self.directory / "curves.png", "wb") as file:
             figure.savefig(file, format="png", dpi=150)
+
+
+def _scale(axes: Axes, errors: Sequence[float]) -> None:
+    """Give errors in percent a logarithmic axis with plain numbers, which goes down to 0 if an error is 0."""
+    positive = [error for error in errors if error > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    powers = range(math.floor(math.log10(low)), 1 + math.ceil(math.log10(high)))
+    steps = sorted(factor * 10.0**power for power in powers for factor in (1, 2, 5))
+    first = max(step for step in steps if step <= low)
+    last = min((step for step in steps if step >= high), default=high)
+    ticks = [step for step in steps if first <= step <= last]
+    if len(positive) < len(errors):
+        axes.set_yscale("symlog", linthresh=first, linscale=0.3)
+        axes.set_ylim(-0.15 * first, 1.15 * last)
+        ticks = [0.0, *ticks]
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(first / 1.15, 1.15 * last)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def saturated(dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> list[float]:
+    """Return for each layer the share of the neurons whose slope σ′ at the steady state is below 0.01.
+
+    The largest slope of each activation is 1. A gradient hardly passes through a saturated neuron.
+    """
+    static, free = free_phase(dynamics, theta, x, phases)
+    gains = linear_step(dynamics, theta, static, free.state).gain
+    return [float((gain / dynamics.nudge_scale < SLOPE).mean()) for gain in gains]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _print(line: str) -> None:
@@ -179,15 +246,15 @@ def describe(configuration: Configuration) -> list[str]:
         f"pixels, {configuration.classes} classes, seed {configuration.seed}",
         f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, "
         f"{schedule}{omega}, tol {p.schedule.tol:g}",
-        f"training: {t.epochs} epochs, batches of {t.batch_size}, {t.optimizer}{extra}, rates {rates} "
-        f"{_rate_schedule(t.rate_schedule)}, workers {t.workers}",
+        f"training: {_count(t.epochs, 'epoch')}, batches of {t.batch_size}, {t.optimizer}{extra}, "
+        f"rates {rates} {_rate_schedule(t.rate_schedule)}, workers {t.workers}",
     ]
 
 
 def _rate_schedule(schedule: RateSchedule) -> str:
     """Return in words how the learning rates change."""
     if isinstance(schedule, Steps):
-        return f"times {schedule.decay:g} every {schedule.every} epochs"
+        return f"times {schedule.decay:g} every {_count(schedule.every, 'epoch')}"
     if isinstance(schedule, Exponential):
         return "constant" if schedule.decay == 1 else f"times {schedule.decay:g} per epoch"
     return "falling to 0 as a cosine"
