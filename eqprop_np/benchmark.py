@@ -5,7 +5,6 @@ all its cores. The time of an epoch differs between machines and, on a shared ma
 Its ratio to the time of a matrix product differs less.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -20,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.console import replace_unprintable
+from eqprop_np.experiments.console import Parser, command, whole
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.network import Network, Theta
@@ -178,33 +177,32 @@ def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[f
     return steps
 
 
+@command(DataError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    replace_unprintable()
-    parser = argparse.ArgumentParser(
-        prog="python -m eqprop_np.benchmark",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = Parser(
+        prog="python -m eqprop_np.benchmark", usage="%(prog)s [PRESET ...] [options]", description=__doc__
     )
-    parser.add_argument("presets", nargs="*", default=list(EXPERIMENTS), help="presets to measure")
-    parser.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist")
-    parser.add_argument("--batches", type=int, default=200, metavar="N", help="batches to time")
-    parser.add_argument("--warm-up", type=int, default=200, metavar="N", help="batches to train before that")
-    parser.add_argument("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
+    add = parser.add_argument
+    add(
+        "presets",
+        nargs="*",
+        metavar="PRESET",
+        help=f"presets to measure: {', '.join(EXPERIMENTS)} (default: all)",
+    )
+    add("--data", metavar="DIR", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
+    add("--batches", type=whole(1), default=200, metavar="N", help="batches to time (default: 200)")
+    add("--warm-up", type=whole(0), default=200, metavar="N",
+        help="batches to train before that (default: 200)")  # fmt: skip
+    add("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.presets if name not in EXPERIMENTS]:
         parser.error(f"no preset {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
-    if options.batches < 1 or options.warm_up < 0:
-        parser.error("--batches must be at least 1, and --warm-up not negative")
-    try:
-        dataset = load(options.data)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    dataset = load(options.data, progress=True)
     samples = Samples(dataset.train_images, dataset.train_labels)
     print(f"on {dataset.name}; 1 mm = {1000 * matrix_product():.0f} ms now")
     print(f"{'preset':10} {'mm per epoch':>12} {'free steps':>10} {'in products':>11} {'of the peak':>11}")
-    for name in options.presets:
+    for name in options.presets or EXPERIMENTS:
         _row(name, measure(EXPERIMENTS[name], samples, options.batches, options.warm_up))
     if not options.no_letter:
         _compare_dynamics(samples, -(-options.batches // 5))

@@ -30,15 +30,15 @@ from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from eqprop_np.activations import Array
 from eqprop_np.animation import draw_settling, require_gif, save_animation, small_network
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.checkpoint import CheckpointError, load
-from eqprop_np.experiments.console import replace_unprintable
-from eqprop_np.experiments.datasets import DataError
+from eqprop_np.experiments.checkpoint import checkpoint_of, load
+from eqprop_np.experiments.console import Parser, command, whole
 from eqprop_np.experiments.datasets import load as load_data
 from eqprop_np.experiments.estimators import Measurement
 from eqprop_np.experiments.systems import SYSTEMS, estimators_of
@@ -57,6 +57,7 @@ STYLE: dict[str, Any] = {
     "mathtext.fontset": "cm",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.usetex": False,  # the user's matplotlibrc may ask for LaTeX, which may be missing
 }
 
 
@@ -556,7 +557,8 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
     Returns
     -------
     Figure
-        The filters on the left, and on the right x, the feature maps and ŷ of each sample.
+        The filters on the left, and on the right x, the feature maps and ŷ of each sample, in which the
+        output of the label is orange.
 
     Raises
     ------
@@ -592,6 +594,8 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
         row[-1].bar(range(len(output)), output, color=colours)
         row[-1].set(ylim=(0, 1.05), yticks=(0, 1), xticks=range(len(output)), box_aspect=1)
         row[-1].tick_params(labelsize=6, length=2)
+    patches = [Patch(color=COLOURS[1], label="output of the label"), Patch(color=COLOURS[0], label="others")]
+    right.legend(handles=patches, loc="outside lower right", ncols=2, frameon=False, fontsize=8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=11)
     return figure
@@ -636,6 +640,7 @@ def draw_errors(samples: Samples, found: Array) -> Figure:
 # ---- the command
 
 
+@command(NotConverged, ValueError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -649,30 +654,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, or 2 if the figure cannot be drawn or written.
     """
-    replace_unprintable()
     options = _parser().parse_args(arguments)
     out = options.out or Path("runs") / f"{options.figure}.png"
-    try:
-        with style.context(STYLE):
-            drawn = options.draw(options)
-            if isinstance(drawn, FuncAnimation):
-                save_animation(drawn, out)
-            else:
-                save(drawn, out)
-    except (NotConverged, CheckpointError, DataError, OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with style.context(STYLE):
+        drawn = options.draw(options)
+        if isinstance(drawn, FuncAnimation):
+            save_animation(drawn, out)
+        else:
+            save(drawn, out)
     print(out)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eqprop_np.figures", description="Draw a figure.")
-    common = argparse.ArgumentParser(add_help=False)
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m eqprop_np.figures", usage="%(prog)s FIGURE [options]", description="Draw a figure."
+    )
+    common = Parser(add_help=False)
     common.add_argument(
         "--out", type=Path, metavar="FILE", help="output file: .png, .pdf or .svg (default: runs/FIGURE.png)"
     )
-    figures = parser.add_subparsers(dest="figure", required=True)
+    figures = parser.add_subparsers(
+        dest="figure", required=True, metavar="FIGURE", prog="python -m eqprop_np.figures"
+    )
     fig1a = figures.add_parser("fig1a", parents=[common], help="the computational graph of Theorem 1")
     fig1a.set_defaults(draw=lambda options: draw_fig1a())
     fig1b = figures.add_parser(
@@ -680,9 +684,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     tied = [name for name, system in SYSTEMS.items() if system.dynamics.network.tied]
     fig1b.add_argument(
-        "--system", choices=tied, help="system for EP and C-EP (default: the paper's three panels)"
+        "--system",
+        choices=tied,
+        metavar="NAME",
+        help=f"system for EP and C-EP: {', '.join(tied)} (default: the paper's three panels)",
     )
-    fig1b.add_argument("--seed", type=int, default=0, metavar="S", help="seed of θ and the data (default: 0)")
+    fig1b.add_argument(
+        "--seed", type=whole(0), default=0, metavar="S", help="seed of θ and the data (default: 0)"
+    )
     fig1b.set_defaults(draw=_fig1b)
     fig1c = figures.add_parser(
         "fig1c", parents=[common], help="test error against the angle to BPTT's gradients"
@@ -703,9 +712,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CHECKPOINT",
         default=WEIGHTS,
-        help="checkpoint of a CNN (default: the one of the package, eqprop_np/data/conv.npz)",
+        help="checkpoint or run of a CNN (default: the one of the package, eqprop_np/data/conv.npz)",
     )
-    filters.add_argument("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
+    filters.add_argument(
+        "--data", metavar="DIR", default="auto", help="data set, as in eqprop_np.mnist (default: auto)"
+    )
     filters.set_defaults(draw=_filters)
     errors = figures.add_parser(
         "errors", parents=[common], help="confusion matrix and worst errors of a checkpoint on its test set"
@@ -715,15 +726,17 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CHECKPOINT",
         default=WEIGHTS,
-        help="checkpoint or directory of a run (default: the committed CNN, data/pretrained/conv.npz)",
+        help="checkpoint or directory of a run (default: the one of the package, eqprop_np/data/conv.npz)",
     )
-    errors.add_argument("--data", help="data set, as in eqprop_np.mnist (default: that of the run)")
+    errors.add_argument(
+        "--data", metavar="DIR", help="data set, as in eqprop_np.mnist (default: that of the run)"
+    )
     errors.set_defaults(draw=_errors)
     estimators = figures.add_parser(
         "estimators", parents=[common], help="the error of every estimator of the gradient against its cost"
     )
     estimators.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of θ and the data (default: 0)"
+        "--seed", type=whole(0), default=0, metavar="S", help="seed of θ and the data (default: 0)"
     )
     estimators.set_defaults(draw=_estimators)
     settle = figures.add_parser("settle", help="animation of a small network in both phases")
@@ -753,8 +766,8 @@ def _fig1b(options: argparse.Namespace) -> Figure:
 
 
 def _filters(options: argparse.Namespace) -> Figure:
-    configuration, progress = load(options.weights)
-    dataset = load_data(options.data)
+    configuration, progress = load(checkpoint_of(options.weights))
+    dataset = load_data(options.data, progress=True)
     experiment = configuration.experiment
     dynamics = experiment.build(configuration.image, configuration.classes)
     if dataset.test_images.shape[1:] != configuration.image:
@@ -767,16 +780,17 @@ def _filters(options: argparse.Namespace) -> Figure:
 
 
 def _errors(options: argparse.Namespace) -> Figure:
-    path = options.weights / "checkpoint.npz" if options.weights.is_dir() else options.weights
+    path = checkpoint_of(options.weights)
     configuration, progress = load(path)
-    dataset = load_data(options.data or configuration.source)
+    dataset = load_data(configuration.source if options.data is None else options.data, progress=True)
     if mismatch := configuration.mismatch(dataset):
         raise ValueError(f"{path}: {mismatch}: give the data of the run with --data")
     experiment = configuration.experiment
     dynamics = experiment.build(configuration.image, configuration.classes)
     _, test = configuration.samples(dataset)
     figure = draw_errors(test, outputs(dynamics, progress.theta, test.x, experiment.phases))
-    figure.suptitle(f"{experiment.name} on {configuration.dataset}, {configuration.tested} set")
+    title = f"{experiment.name} on {configuration.dataset}, {configuration.tested} set"
+    figure.suptitle(title, parse_math=False)  # the data's name is that of a directory, which may contain $
     return figure
 
 

@@ -8,19 +8,19 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from eqprop_np.activations import ACTIVATIONS
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.checkpoint import CheckpointError
 from eqprop_np.experiments.configuration import Configuration
-from eqprop_np.experiments.console import replace_unprintable
+from eqprop_np.experiments.console import EXIT_INTERRUPTED, BadInput, Parser, command
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import (
     COSTS,
@@ -42,16 +42,14 @@ from eqprop_np.rules.phases import ESTIMATES, Phases
 from eqprop_np.samples import Samples
 from eqprop_np.training import Diverged, Progress, bar, error_of, train
 
-EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED = 2, 3, 130
+EXIT_FAILED = 3
+SCHEDULES = ("alternating", "synchronous")
 LAYERS = [field.name for field in fields(Layers)]
 SETTINGS = [field.name for part in (Phases, Training, Experiment) for field in fields(part)]
 FIRST_LOOK: dict[str, Any] = {"preset": "p-1h", "epochs": 10}  # if no preset is named: about a minute
 
 
-class BadInput(ValueError):
-    """A request that the command cannot carry out; the message is one line with the cause and a remedy."""
-
-
+@command(DataError, CheckpointError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -65,21 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, 2 (bad input), 3 (training diverged, or a worker process was killed) or 130 (interrupted).
     """
-    replace_unprintable()
-    try:
-        given = vars(_parser().parse_args(arguments))
-        if "list_presets" in given:
-            _list_presets()
-        elif "evaluate" in given:
-            _evaluate(given)
-        else:
-            return _run(given)
-    except (BadInput, DataError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    given = vars(_parser().parse_args(arguments))
+    if "list_presets" in given:
+        _refuse_others(given, "list_presets")
+        _list_presets()
+    elif "evaluate" in given:
+        _evaluate(given)
+    else:
+        return _run(given)
     return 0
 
 
@@ -90,34 +81,35 @@ Given = dict[str, Any]
 """The options given on the command line. An option that was not given has no entry."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports a usage error in one line, without printing the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m eqprop_np.mnist",
+        usage="%(prog)s [options]",
         description="Train a network with equilibrium propagation and print its test error.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument_group("what to train").add_argument
-    add("--preset", choices=EXPERIMENTS, help=f"named experiment (default: {FIRST_LOOK['preset']})")
+    add("--preset", choices=EXPERIMENTS, metavar="NAME",
+        help=f"named experiment: {_listed(EXPERIMENTS)} (default: {FIRST_LOOK['preset']})")  # fmt: skip
     add("--epochs", type=int, metavar="N", help="total number of epochs, counting those before --resume "
         f"(default: the preset's; {FIRST_LOOK['epochs']} if no preset is named)")  # fmt: skip
-    add("--rule", choices=RULES, help="learning rule (default: the preset's)")
-    add("--estimate", choices=ESTIMATES, help="how the nudge estimates the gradient (default: the preset's)")
+    add("--rule", choices=RULES, metavar="NAME",
+        help=f"learning rule: {_listed(RULES)} (default: the preset's)")  # fmt: skip
+    add("--estimate", choices=ESTIMATES, metavar="NAME",
+        help=f"estimate of the gradient: {_listed(ESTIMATES)} (default: the preset's)")  # fmt: skip
     add("--angle", type=float, metavar="DEGREES", help="initial angle between forward and backward "
         "weights; it unties them for bptt, implicit and asymep (default for vf and cvf: 0)")  # fmt: skip
-    add("--cost", choices=COSTS, help="cost; with cross-entropy a readout takes the place of the output "
-        "layer (default: squared-error)")  # fmt: skip
+    add("--cost", choices=COSTS, metavar="NAME", help=f"cost: {_listed(COSTS)}; with cross-entropy a readout "
+        "takes the place of the output layer (default: squared-error)")  # fmt: skip
     add("--batch-size", type=int, metavar="B", help="samples per batch (default: the preset's, 20)")
     add("--seed", type=int, metavar="S", help="seed of the only random generator (default: 0)")
 
     add = parser.add_argument_group("data").add_argument
-    add("--data", help="auto, mnist, glyphs, or a directory with four IDX files (default: auto)")
+    add(
+        "--data",
+        metavar="DIR",
+        help="auto, mnist, glyphs, or a directory with four IDX files (default: auto)",
+    )
     add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
     add("--validation", type=int, metavar="N", help="hold out the last N training images and validate on "
         "them instead of the test set (default: 0)")  # fmt: skip
@@ -134,12 +126,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
 
     add = parser.add_argument_group("settings that override the preset's").add_argument
-    add("--schedule", choices=("alternating", "synchronous"), help="order of the updates in both phases")
-    add("--omega", type=float, help="over-relaxation factor of the free phase (of both phases in real time)")
-    add("--tol", type=float, help="residual at which the free phase ends early; 0: never")
+    add("--schedule", choices=SCHEDULES, metavar="NAME",
+        help=f"order of the updates in both phases: {_listed(SCHEDULES)}")  # fmt: skip
+    add(
+        "--omega",
+        type=float,
+        metavar="ω",
+        help="over-relaxation factor of the free phase (of both phases in real time)",
+    )
+    add("--tol", type=float, metavar="X", help="residual at which the free phase ends early; 0: never")
     add("--channels", type=int, nargs="*", metavar="C", help="channels of each convolutional layer")
     add("--hidden", type=int, nargs="*", metavar="SIZE", help="size of each dense hidden layer")
-    add("--activation", choices=ACTIVATIONS, help="activation function of the neurons")
+    add("--activation", choices=ACTIVATIONS, metavar="NAME",
+        help=f"activation function of the neurons: {_listed(ACTIVATIONS)}")  # fmt: skip
     add("--learning-rates", type=float, nargs="+", metavar="RATE",
         help="one rate per connection, from input to output (default: the preset's, "
         "interpolated if the number of connections differs)")  # fmt: skip
@@ -147,18 +146,19 @@ def _parser() -> argparse.ArgumentParser:
     rates("--rate-decay", type=float, metavar="FACTOR", help="factor on the learning rates after each epoch")
     rates("--rate-schedule", metavar="NAME", help="learning rates by epoch: exponential:FACTOR, "
         "steps:EVERY:FACTOR or cosine, which ends with --epochs")  # fmt: skip
-    add("--optimizer", choices=OPTIMIZERS, help="optimizer (default: sgd)")
-    add("--momentum", type=float, help="momentum of sgd (default: 0)")
-    add("--weight-decay", type=float, help="weight decay of the optimizer (default: 0)")
+    add("--optimizer", choices=OPTIMIZERS, metavar="NAME",
+        help=f"optimizer: {_listed(OPTIMIZERS)} (default: sgd)")  # fmt: skip
+    add("--momentum", type=float, metavar="X", help="momentum of sgd (default: 0)")
+    add("--weight-decay", type=float, metavar="X", help="weight decay of the optimizer (default: 0)")
     for name, what in (("kernel", "side of the kernel"), ("pool", "side of the pooling window"),
                        ("stride", "stride"), ("padding", "padding")):  # fmt: skip
         add(f"--{name}", type=int, nargs="+", metavar="N",
             help=f"{what} of the convolutional layers: one value, or one for each")  # fmt: skip
     add("--free-steps", type=int, metavar="T", help="maximum length of the free phase in synchronous steps")
     add("--nudged-steps", type=int, metavar="K", help="length of the nudged phase in synchronous steps")
-    add("--beta", type=float, help="strength of the nudge; for the rule holomorphic the radius")
+    add("--beta", type=float, metavar="β", help="strength of the nudge; for the rule holomorphic the radius")
     add("--points", type=int, metavar="N", help="points on the circle of the rule holomorphic (default: 4)")
-    add("--epsilon", type=float, help="Euler step of real-time dynamics")
+    add("--epsilon", type=float, metavar="ε", help="Euler step of real-time dynamics")
     add("--authors-code", action="store_const", const=True, help="real time as in the authors' code: ρ(x) at "
         "the input, and no ρ′ in the motion of the output")  # fmt: skip
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
@@ -171,6 +171,10 @@ def _path(text: str) -> Path:
     if not text:  # Path("") is the current directory
         raise argparse.ArgumentTypeError("must name a directory, got an empty string")
     return Path(text)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
 
 
 def _experiment(given: Given) -> Experiment:
@@ -231,13 +235,12 @@ def _rate_schedule(options: Given, preset: RateSchedule, epochs: int) -> RateSch
 
 
 def _refuse_others(given: Given, what: str, *allowed: str) -> None:
-    """Raise `BadInput` if an option was given that the saved run already determines."""
-    for name in given.keys() - {what, *allowed}:
-        options = ", ".join(f"--{option}" for option in allowed)
-        raise BadInput(
-            f"--{name.replace('_', '-')} was given, but a saved run keeps its settings: "
-            f"with --{what}, give only {options}"
-        )
+    """Raise `BadInput` if an option was given that has no effect beside ``what``."""
+    option = f"--{what.replace('_', '-')}"
+    for name in sorted(given.keys() - {what, *allowed}):
+        others = f"only {' or '.join(f'--{other}' for other in allowed)}" if allowed else "no other option"
+        reason = ", but a saved run keeps its settings" if allowed else ""
+        raise BadInput(f"--{name.replace('_', '-')} was given{reason}: with {option}, give {others}")
 
 
 def _list_presets() -> None:
@@ -295,19 +298,24 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
 
 def _evaluate(given: Given) -> None:
     _refuse_others(given, "evaluate", "preset", "data", "quiet")
-    path = given["evaluate"]
-    path = path / "checkpoint.npz" if path.is_dir() else path
+    path = checkpoint.checkpoint_of(given["evaluate"])
     configuration, progress, _, test = _saved(path, given)
     experiment = configuration.experiment
     if given.get("preset", experiment.name) != experiment.name:
         raise BadInput(f"{path} has preset {experiment.name}, not {given['preset']}: leave out --preset")
     with _shared(experiment) as shared:
-        error = error_of(experiment.run(_dynamics(configuration), shared), progress.theta, test)
+        run = experiment.run(_dynamics(configuration), shared)
+        error = error_of(run, progress.theta, test, _show_progress(given))
     done = progress.batch == 0 and records(progress)  # within an epoch θ has changed since the record
     recorded = f" (recorded after epoch {progress.epoch}: {done[-1]['test_error']:.2f} %)" if done else ""
     print(
         f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %{recorded}"
     )
+
+
+def _show_progress(given: Given) -> bool | None:
+    """Return whether to show progress bars: not with --quiet, and otherwise on a terminal."""
+    return False if "quiet" in given else None
 
 
 def _shared(experiment: Experiment) -> Any:
@@ -320,9 +328,10 @@ def _run(given: Given) -> int:
     quiet = "quiet" in given
     if "resume" in given:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
-        directory = given["resume"]
-        path = (directory.parent if directory.is_file() else directory) / "checkpoint.npz"
-        with locked(path.parent) if path.exists() else nullcontext():  # `_saved` says if it does not exist
+        path = checkpoint.checkpoint_of(given["resume"])
+        if path.is_file() and path.name != "checkpoint.npz":
+            raise BadInput(f"--resume needs the directory of a run or its checkpoint.npz, got {path}")
+        with locked(path.parent) if path.is_file() else nullcontext():  # `_saved` says if it does not exist
             configuration, progress, training, test = _saved(path, given)
             configuration = _total_epochs(configuration, progress, given)
             # Save the new total of epochs now, so that a run that is killed soon keeps it.
@@ -353,9 +362,12 @@ def _report(report: Report, training: Samples, test: Samples, progress: Progress
             report.save(progress)
             print(f"interrupted; {resume}", file=sys.stderr)
             return EXIT_INTERRUPTED
-        report.end(progress)
+        report.end(progress, test)
     except Diverged as error:
-        print(f"error: training diverged: {error}. Try smaller learning rates.", file=sys.stderr)
+        remedy = "smaller learning rates"
+        if abs(report.configuration.experiment.phases.beta) > 1:
+            remedy += " or a smaller beta"
+        print(f"error: training diverged: {error}. Try {remedy}.", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:  # for example a full disk
         saved = (report.directory / "checkpoint.npz").exists()
@@ -371,7 +383,7 @@ def _train(report: Report, training: Samples, test: Samples, progress: Progress)
         _shared(experiment) as shared,
         interruptible() as interrupted,
         bar(
-            run := experiment.run(dynamics, shared), len(training), False if report.quiet else None
+            run := experiment.run(dynamics, shared), len(training), show := False if report.quiet else None
         ) as advance,
     ):
 
@@ -380,7 +392,7 @@ def _train(report: Report, training: Samples, test: Samples, progress: Progress)
             report.batch(progress)
             return interrupted()
 
-        return train(run, training, test, progress, on_batch, report.epoch)
+        return train(run, training, test, progress, on_batch, report.epoch, show)
 
 
 @contextmanager

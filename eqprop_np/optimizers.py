@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_integer, describe, is_number
+from eqprop_np.checks import as_python, check_integer, describe, is_number
 from eqprop_np.network import Theta
 
 OptimizerState = dict[str, Array]
@@ -224,6 +224,7 @@ class Exponential:
 
     def __post_init__(self) -> None:
         _check_positive("decay", self.decay)
+        object.__setattr__(self, "decay", as_python(self.decay))
 
     def __call__(self, epoch: int) -> float:
         return float(self.decay**epoch)
@@ -245,6 +246,8 @@ class Steps:
     def __post_init__(self) -> None:
         check_integer("every", self.every, least=1)
         _check_positive("decay", self.decay)
+        object.__setattr__(self, "every", as_python(self.every))
+        object.__setattr__(self, "decay", as_python(self.decay))
 
     def __call__(self, epoch: int) -> float:
         return float(self.decay ** (epoch // self.every))
@@ -264,6 +267,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, least=1)
+        object.__setattr__(self, "epochs", as_python(self.epochs))
 
     def __call__(self, epoch: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch, self.epochs) / self.epochs))

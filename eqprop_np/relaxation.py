@@ -89,6 +89,7 @@ class Synchronous:
 
     def __post_init__(self) -> None:
         _check_tol(self.tol)
+        object.__setattr__(self, "tol", as_python(self.tol))
 
     def steps(self, synchronous: int) -> int:
         """Return how many steps of this schedule go as far as so many synchronous steps."""
@@ -152,6 +153,7 @@ class Alternating:
             )
         object.__setattr__(self, "omega", as_python(self.omega))
         _check_tol(self.tol)
+        object.__setattr__(self, "tol", as_python(self.tol))
 
     def steps(self, synchronous: int) -> int:
         """Return how many steps of this schedule go as far as so many synchronous steps: half of them.

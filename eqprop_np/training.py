@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +28,12 @@ from eqprop_np.processes import SharedRule, output
 from eqprop_np.relaxation import Alternating, Schedule, Synchronous
 from eqprop_np.rules import LearningRule, learning_rule
 from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import Phases, Rule, Update, free_phase, require_plain_cost
+from eqprop_np.rules.phases import Phases, Rule, Update, check_stable, free_phase, require_plain_cost
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples, check_inputs, check_samples, warn_if_far
 
 EVALUATION_BATCH = 250
+DELAY = 0.5  # seconds before the progress of an evaluation is shown
 
 
 class Diverged(RuntimeError):
@@ -264,6 +265,7 @@ def fit(
         batch_size=batch_size,
         transform=transform,
     )
+    check_stable(dynamics, phases, run.record.signs)
     for name, callback in (("on_batch", on_batch), ("on_epoch", on_epoch)):
         if callback is not None and not callable(callback):
             raise TypeError(f"{name} must be a function of the progress, got {describe(callback)}")
@@ -282,7 +284,7 @@ def fit(
             with above_the_bar():
                 return on_epoch is not None and _is_true(on_epoch(progress))
 
-        train(run, training, held_out, progress, after_batch, after_epoch)
+        train(run, training, held_out, progress, after_batch, after_epoch, show_progress)
     return progress
 
 
@@ -373,7 +375,10 @@ class Run:
 
     def factor(self, epoch: int) -> float:
         """Return the factor on the learning rates in an epoch."""
-        factor = self.rate_schedule(epoch)
+        try:
+            factor = self.rate_schedule(epoch)
+        except OverflowError:
+            factor = math.inf
         if not is_number(factor) or factor < 0:
             raise ValueError(
                 f"rate_schedule must return a finite number from 0, got {describe(factor)} for epoch {epoch}"
@@ -394,8 +399,11 @@ def train(
     progress: Progress,
     on_batch: Callable[[Progress], bool | None] = lambda progress: None,
     on_epoch: Callable[[Progress], bool | None] = lambda progress: None,
+    show_progress: bool | None = False,
 ) -> bool:
     """Train until ``run.epochs`` epochs are complete, writing into ``progress``; `fit` without its checks.
+
+    ``show_progress`` is that of `fit`, for the evaluation after each epoch.
 
     Returns
     -------
@@ -415,7 +423,7 @@ def train(
             if not complete:
                 return False
             start = time.perf_counter()
-            error = None if validation is None else error_of(run, progress.theta, validation)
+            error = None if validation is None else error_of(run, progress.theta, validation, show_progress)
             _finish_epoch(run, progress, len(training), error, progress.seconds + time.perf_counter() - start)
             if _is_true(on_epoch(progress)):
                 return progress.epoch >= run.epochs
@@ -562,10 +570,9 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
 
     It is on standard error, on a terminal and in a notebook only, unless ``show`` says otherwise.
     """
-    terminal = sys.stderr is not None and sys.stderr.isatty()
     from tqdm.auto import tqdm  # a slow import, which only training needs
 
-    hidden = not (terminal or "ipykernel" in sys.modules) if show is None else not show
+    hidden = _hidden(show)
     batches = -(-size // run.batch_size)
     with tqdm(total=batches * run.epochs, disable=hidden, leave=False, unit="batch", miniters=1) as shown:
 
@@ -586,6 +593,12 @@ def bar(run: Run, size: int, show: bool | None) -> Iterator[Callable[[Progress],
                 shown.refresh()
 
         yield advance
+
+
+def _hidden(show: bool | None) -> bool:
+    """Return whether a progress bar is hidden."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return not (terminal or "ipykernel" in sys.modules) if show is None else not show
 
 
 # ---- evaluation
@@ -709,17 +722,40 @@ def _converged_output(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases
     return dynamics.scores(theta, free.state)
 
 
-def error_of(run: Run, theta: Theta, samples: Samples) -> float:
-    """Return the share of wrong predictions in percent, with the first phase of a run's settings."""
+def error_of(run: Run, theta: Theta, samples: Samples, show_progress: bool | None = False) -> float:
+    """Return the share of wrong predictions in percent, with the first phase of a run's settings.
+
+    The first phase of a batch of 250 samples stops when the slowest of them has converged, so the others
+    converge more tightly than the tolerance asks. The class of a sample can therefore depend on its batch, if
+    its two largest outputs differ by less than about the tolerance.
+    """
     first_phase = run.rule.outputs if isinstance(run.rule, SharedRule) else output
-    found = _outputs(first_phase, run.dynamics, theta, samples, run.phases)
+    found = _outputs(first_phase, run.dynamics, theta, samples, run.phases, show_progress)
     return 100 * samples.count_wrong(found) / len(samples)
 
 
 def _outputs(
-    first_phase: Callable[..., Array], dynamics: Dynamics, theta: Theta, samples: Samples, phases: Phases
+    first_phase: Callable[..., Array],
+    dynamics: Dynamics,
+    theta: Theta,
+    samples: Samples,
+    phases: Phases,
+    show_progress: bool | None = False,
 ) -> Array:
+    from tqdm.auto import tqdm
+
     dtype = next(iter(theta.values())).dtype
-    starts: Sequence[int] = range(0, len(samples), EVALUATION_BATCH)
-    chunks = (samples[i : i + EVALUATION_BATCH].inputs(dynamics.network, dtype) for i in starts)
-    return np.concatenate([first_phase(x, dynamics, theta, phases) for x in chunks])
+    found = []
+    with tqdm(
+        total=len(samples),
+        desc="evaluating",
+        unit="sample",
+        leave=False,
+        delay=DELAY,
+        disable=_hidden(show_progress),
+    ) as shown:
+        for i in range(0, len(samples), EVALUATION_BATCH):
+            x = samples[i : i + EVALUATION_BATCH].inputs(dynamics.network, dtype)
+            found.append(first_phase(x, dynamics, theta, phases))
+            shown.update(len(x))
+    return np.concatenate(found)

@@ -501,7 +501,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith("the file is damaged or not a checkpoint")
     path.unlink()
     path.mkdir()
-    assert refusal(path).startswith("the file is damaged or not a checkpoint")
+    assert refusal(path).startswith("this is not a regular file; give a checkpoint")
 
 
 def test_a_long_reason_becomes_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

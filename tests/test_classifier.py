@@ -347,7 +347,7 @@ def test_one_class_is_refused() -> None:
 
 
 def test_a_run_that_diverges_leaves_no_model() -> None:
-    made = quick(beta=1e300)
+    made = quick(learning_rate=1.7e308)
     with pytest.raises(Diverged):
         made.fit(X, Y)
     with pytest.raises(NotFittedError):

@@ -292,11 +292,21 @@ def test_numbers_of_numpy_and_lists_are_accepted() -> None:
     rates = list(np.float32([0.5, 0.25]))
     training = Training(rates, np.int64(3), np.int64(5), momentum=np.float64(0.5), workers=np.int8(2))
     assert training == Training((0.5, 0.25), 3, 5, momentum=0.5, workers=2)
-    experiment = tiny(epsilon=np.float32(0.5), beta=np.float32(0.25), free_steps=np.int64(3))
-    assert experiment == tiny(epsilon=0.5, beta=0.25, free_steps=3)
-    plain = (int, float)
+    given = {"dynamics": "real-time", "epsilon": np.float32(0.5), "beta": np.float32(0.25)}
+    schedules = {
+        "schedule": Alternating(np.float32(0.5), np.float64(0.25)),
+        "rate_schedule": Steps(np.int8(2)),
+    }
+    experiment = tiny(**given, **schedules, free_steps=np.int64(3), hidden=[np.int64(5)])
+    expected = {"schedule": Alternating(0.5, 0.25), "rate_schedule": Steps(2)}
+    assert experiment == tiny(
+        dynamics="real-time", epsilon=0.5, beta=0.25, free_steps=3, hidden=(5,), **expected
+    )
+    phases, steps = experiment.phases, experiment.training.rate_schedule
     values = (*layers.hidden, *layers.channels, *layers.stride, *training.learning_rates, training.epochs)
-    assert all(type(value) in plain for value in (*values, training.momentum, experiment.epsilon))
+    values += (training.momentum, experiment.epsilon, phases.beta, phases.free_steps, phases.points)
+    values += (phases.schedule.omega, phases.schedule.tol, steps.every, steps.decay)
+    assert all(type(value) in (int, float) for value in values)
 
 
 def test_a_convolution_that_does_not_fit_is_refused_by_its_sizes() -> None:

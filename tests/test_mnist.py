@@ -232,7 +232,7 @@ def test_quiet_prints_only_the_last_line(command: Command, options: list[object]
 
 
 NOT_CONVERGED = (
-    r"in the last epoch (\S+) % of the free phases did not converge within T = (\d+) steps to tol "
+    r"in the last epoch (\S+) % of the free phases did not converge within T = (\d+) steps? to tol "
 )
 
 
@@ -243,7 +243,7 @@ def test_it_says_that_free_phases_did_not_converge(
     out = tmp_path / "run"
     lines = command(*options, "--free-steps", 1, "--out", out).out.splitlines()
     assert lines[-2] == (
-        "in the last epoch 100 % of the free phases did not converge within T = 1 steps to tol 0.003: "
+        "in the last epoch 100 % of the free phases did not converge within T = 1 step to tol 0.003: "
         "try a larger --free-steps or --tol"
     )
     assert lines[-1].startswith("p-1h on bands: test error ")
@@ -341,7 +341,6 @@ SETTINGS: dict[str, Any] = {
     "free_steps": 6,
     "nudged_steps": 4,
     "beta": -0.2,
-    "epsilon": 0.3,
     "augment": 2,
     "workers": 2,
     "weight_decay": 0.01,
@@ -1052,6 +1051,21 @@ def test_the_checkpoint_itself_can_be_resumed(
     assert contents(tmp_path / "two").keys() == contents(tmp_path / "one").keys()
 
 
+def test_another_checkpoint_is_not_taken_for_that_of_the_run(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """Otherwise the run in its directory would be continued, which has other weights."""
+    out = tmp_path / "run"
+    command(*options, "--epochs", 1, "--out", out)
+    shutil.copy(out / "checkpoint.npz", out / "best.npz")
+    before = contents(out)
+    assert_refused(
+        command("--resume", out / "best.npz"),
+        f"--resume needs the directory of a run or its checkpoint.npz, got {out / 'best.npz'}",
+    )
+    assert contents(out) == before
+
+
 def test_the_commits_of_all_parts_are_recorded(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -1109,6 +1123,20 @@ def test_divergence_keeps_the_last_good_checkpoint(
     _, progress = checkpoint.load(out / "checkpoint.npz")
     assert (progress.epoch, progress.batch) == (1, 0)
     assert not (out / "summary.json").exists()
+
+
+def test_divergence_with_a_huge_beta_is_also_blamed_on_it(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    """The force of a readout is bounded, so a large beta is not refused."""
+    more = ["--cost", "cross-entropy", "--learning-rates", 1e39, 1e39]
+    for beta, remedy in (
+        (0.5, "Try smaller learning rates."),
+        (50, "Try smaller learning rates or a smaller beta."),
+    ):
+        code, _, err = command(*options, *more, "--beta", beta, "--out", tmp_path / str(beta))
+        assert code == 3
+        assert err.endswith(f"{remedy}\n")
 
 
 def test_parameters_that_diverge_within_an_epoch_are_not_saved(

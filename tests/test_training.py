@@ -1101,3 +1101,15 @@ def test_inputs_are_from_0_to_1_in_the_shape_of_the_input_layer() -> None:
         assert (x.dtype, x.shape) == (np.float32, (7, *shape))
         np.testing.assert_array_equal(x.reshape(7, -1), X.reshape(7, -1) / np.float32(255))
         assert (x.flat[0], x.flat[1]) == (0, 1)
+
+
+def test_the_progress_of_an_evaluation_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It appears in the evaluation after an epoch, if the progress of training is shown."""
+    monkeypatch.setattr(training, "DELAY", 0.0)
+    X, y = np.random.default_rng(0).random((6, 2)), np.arange(6) % 2
+    dynamics = eq.DiscreteTime(eq.chain([2, 2]))
+    for show in (True, False):
+        eq.fit(dynamics, X, y, phases=PHASES, epochs=1, validation=(X, y), show_progress=show)
+        assert ("evaluating: " in capsys.readouterr().err) is show

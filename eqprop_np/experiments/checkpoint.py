@@ -28,6 +28,11 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
     write_arrays(path, meta=np.array(json.dumps(content)), **arrays)
 
 
+def checkpoint_of(path: Path) -> Path:
+    """Return the checkpoint that a path names: a file, or that of the run in a directory."""
+    return path / "checkpoint.npz" if path.is_dir() else path
+
+
 def load(path: Path) -> tuple[Configuration, Progress]:
     """Read a checkpoint of this schema or of schema 1, and check it.
 
@@ -36,6 +41,10 @@ def load(path: Path) -> tuple[Configuration, Progress]:
     CheckpointError
         If the file does not exist, is damaged, or is not a checkpoint. The message is one line.
     """
+    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
+        raise CheckpointError(
+            f"{path}: this is not a regular file; give a checkpoint or the directory of a run"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -8,6 +8,7 @@ import numpy as np
 
 from eqprop_np.checks import as_python, as_tuple, is_integer
 from eqprop_np.experiments.datasets import SHA256, Dataset
+from eqprop_np.experiments.limits import check_duration, check_limits
 from eqprop_np.experiments.presets import Experiment, Layers, Training
 from eqprop_np.optimizers import Cosine, Exponential, Steps
 from eqprop_np.relaxation import Alternating, Synchronous
@@ -69,8 +70,11 @@ class Configuration:
             if not is_integer(value) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
             object.__setattr__(self, name, int(value))
-        if len(self.image) != 2 or not all(is_integer(size) and size > 0 for size in self.image):
-            raise ValueError(f"image must be a height and a width, both positive, got {self.image}")
+        image = as_tuple("image", self.image, "a height and a width")
+        if len(image) != 2 or not all(is_integer(size) and size > 0 for size in image):
+            raise ValueError(f"image must be a height and a width, both positive, got {image}")
+        object.__setattr__(self, "image", tuple(map(int, image)))
+        object.__setattr__(self, "digests", as_tuple("digests", self.digests, "a list of strings"))
         if len(self.digests) not in (0, len(SHA256)) or not all(isinstance(d, str) for d in self.digests):
             raise ValueError(f"digests must be {len(SHA256)} strings or none, got {self.digests}")
 
@@ -89,7 +93,8 @@ class Configuration:
         Raises
         ------
         ValueError
-            If the data set has too few images for ``train_size`` and ``validation``.
+            If the data set has too few images for ``train_size`` and ``validation``, or if a setting is
+            beyond the limits of this machine (`eqprop_np.experiments.limits`).
         """
         images = len(dataset.train_labels)
         available = images - validation
@@ -103,6 +108,7 @@ class Configuration:
                 f"--train-size must be from 1 to {available} (the available images), got {train_size}"
             )
         height, width = dataset.train_images.shape[1:]
+        check_limits(experiment, (height, width), dataset.classes, train_size or available)
         return cls(
             experiment=experiment,
             source=source,
@@ -181,7 +187,9 @@ class Configuration:
 
     def with_epochs(self, epochs: int) -> "Configuration":
         """Return the configuration with another number of epochs in all."""
-        return replace(self, experiment=self.experiment.override(epochs=epochs))
+        experiment = self.experiment.override(epochs=epochs)
+        check_duration(experiment)
+        return replace(self, experiment=experiment)
 
 
 def _encode(value: Any) -> Any:

@@ -13,7 +13,7 @@ converged steady states. `Experiment.to_the_letter` leaves them out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -264,19 +264,23 @@ class Experiment:
             )
 
     def build(self, image: Shape, classes: int) -> Dynamics:
-        """Return the dynamics of the network for images of this height and width."""
+        """Return the dynamics of the network for images of this height and width, checked for the rule."""
+        built = self.unchecked(image, classes)
+        if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
+            x = np.ones((1, *built.network.shapes[0]), np.float32)
+            require_analytic(built, built.init(np.random.default_rng(0)), x)
+        return built
+
+    def unchecked(self, image: Shape, classes: int) -> Dynamics:
+        """Return `build` without a check that needs parameters, which may be too large for the memory."""
         cost: Cost | Readout = squared_error if self.cost == "squared-error" else Readout(classes)
         network = self.layers.build(image, (classes,) if self.cost == "squared-error" else ())
         if self.untied:
             network = untied(network)
         sigma = ACTIVATIONS[self.activation]
-        built: Dynamics = DiscreteTime(network, sigma, cost)
         if self.dynamics == "real-time":
-            built = RealTime(network, sigma, self.epsilon, cost=cost, authors_code=self.authors_code)
-        if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
-            x = np.ones((1, *network.shapes[0]), np.float32)
-            require_analytic(built, built.init(np.random.default_rng(0)), x)
-        return built
+            return RealTime(network, sigma, self.epsilon, cost=cost, authors_code=self.authors_code)
+        return DiscreteTime(network, sigma, cost)
 
     @property
     def untied(self) -> bool:
@@ -326,17 +330,38 @@ class Experiment:
         Raises
         ------
         TypeError, ValueError
-            If there is no such field, or as for a new `Experiment`.
+            If there is no such field, if a setting has no effect, or as for a new `Experiment`.
         """
+        names = settings.keys() & _EFFECTS.keys()
         for name in ("layers", "training", "phases"):
             part = settings.pop(name, getattr(self, name))
             chosen = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
             settings[name] = replace(part, **chosen)
-        return replace(self, **settings)
+        changed = replace(self, **settings)
+        for name in sorted(names):
+            has_effect, reason = _EFFECTS[name]
+            if not has_effect(changed):
+                raise ValueError(
+                    f"{name} has no effect, because {reason.format(rule=changed.rule)}: leave it out"
+                )
+        return changed
 
     def to_the_letter(self) -> "Experiment":
         """Return the experiment as published: T and K synchronous steps."""
         return replace(self, phases=replace(self.phases, schedule=Synchronous()))
+
+
+_EFFECTS: dict[str, tuple[Callable[[Experiment], bool], str]] = {
+    "epsilon": (
+        lambda e: e.dynamics == "real-time",
+        "it is the Euler step of real time, which this preset is not in",
+    ),
+    "beta": (lambda e: RULES[e.rule].signs != "none", "rule {rule} does not nudge"),
+    "estimate": (lambda e: RULES[e.rule].signs == "estimate", "rule {rule} has an estimate of its own"),
+    "nudged_steps": (lambda e: e.rule != "implicit", "rule {rule} has no second phase"),
+    "points": (lambda e: e.rule == "holomorphic", "it belongs to the rule holomorphic"),
+}
+"""For each setting that some experiments do not use: whether this one does, and the reason if it does not."""
 
 
 def spread(rates: Sequence[float], connections: int) -> tuple[float, ...]:

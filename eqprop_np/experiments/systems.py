@@ -4,7 +4,6 @@
 estimators.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 
 from eqprop_np.activations import Array, hard_sigmoid, tanh
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
-from eqprop_np.experiments.console import replace_unprintable
+from eqprop_np.experiments.console import Parser, command, whole
 from eqprop_np.experiments.estimators import NEGLIGIBLE, Measurement, measure_estimators
 from eqprop_np.network import Network, Theta, chain, convolutional, toy
 from eqprop_np.rules.vector_field import untied
@@ -251,23 +250,27 @@ def print_estimators(name: str, seed: int) -> None:
 # ---- the command
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 1 if the first phase does not converge."""
-    replace_unprintable()
-    parser = argparse.ArgumentParser(
+    """Run the command and return its exit code: 0, 1 (the first phase does not converge) or 2 (bad input)."""
+    parser = Parser(
         prog="python -m eqprop_np.theorem",
+        usage="%(prog)s [options]",
         description="Measure the distance of EP's updates from minus the gradients of BPTT (Theorem 1), or "
         "the error of every estimator of the gradient.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--system",
         choices=SYSTEMS,
+        metavar="NAME",
         default="toy",
-        help="network with random weights and data; -untied has two weights for each connection (for "
-        "--estimators), chain-real, toy and eb are in real time, and the others in discrete time",
+        help=f"network with random weights and data: {', '.join(SYSTEMS)}; -untied has two weights for each "
+        "connection (for --estimators), chain-real, toy and eb are in real time, and the others in discrete "
+        "time (default: toy)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the weights and the data")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="S", help="seed of the weights and the data (default: 0)"
+    )
     parser.add_argument(
         "--estimators",
         action="store_true",

@@ -11,7 +11,7 @@ from typing import Literal
 
 from eqprop_np.network import Network
 from eqprop_np.rules import asymmetric, bptt, continual, ep, holomorphic, implicit, telescoped, vector_field
-from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule
+from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule, Signs, signs_of
 
 ONE_NUDGE: tuple[Estimate, ...] = ("one-sided", "random-sign")
 
@@ -49,6 +49,11 @@ class LearningRule:
     readout: bool = True
     twin: Rule | None = None
     twin_applies: Callable[[Network], bool] = telescoped.is_dense
+
+    @property
+    def signs(self) -> Signs:
+        """The signs of β that the rule uses."""
+        return signs_of(self.function)
 
     @property
     def in_table(self) -> bool:

@@ -19,6 +19,7 @@ Source: the AsymEP of arXiv:2602.03670.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
-@checked
+@partial(checked, signs="both")
 def asymep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by equilibrium propagation with a corrected second phase (AsymEP).
 

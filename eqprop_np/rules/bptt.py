@@ -15,6 +15,7 @@ Both products come from `eqprop_np.dynamics.LinearStep`, which computes them wit
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def unroll(
         u = F.vjp(u)  # ∇_s(t+1) = ∇_s(t)ᵀ ∂F/∂s
 
 
-@checked
+@partial(checked, signs="none")
 def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ through the last K steps of the first phase: the sum of the ∇_θ(t) of Eq. (6).
 

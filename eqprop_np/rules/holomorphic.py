@@ -23,6 +23,7 @@ Finite Size Oscillations*, NeurIPS 2022 (arXiv:2209.00530).
 import cmath
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from eqprop_np.rules.ep import nudged_phase
 from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_plain_cost
 
 
-@checked
+@partial(checked, signs="both")
 def holomorphic_ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by equilibrium propagation with N complex nudges.
 

@@ -15,6 +15,7 @@ recurrent neural networks* (1987).
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from eqprop_np.rules.bptt import loss_gradient
 from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
-@checked
+@partial(checked, signs="none")
 def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ at the steady state by implicit differentiation.
 

@@ -21,7 +21,8 @@ from eqprop_np.checks import (
     is_integer,
     is_number,
 )
-from eqprop_np.dynamics import Dynamics, check_arguments
+from eqprop_np.costs import squared_error
+from eqprop_np.dynamics import DiscreteTime, Dynamics, check_arguments
 from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
@@ -81,8 +82,8 @@ class Phases:
             if not is_number(rate):
                 raise ValueError(f"learning_rates[{name!r}] must be a finite number, got {describe(rate)}")
         rates = {name: as_python(rate) for name, rate in self.learning_rates.items()}
-        object.__setattr__(self, "beta", as_python(self.beta))  # the dataclass is frozen
-        object.__setattr__(self, "points", as_python(self.points))
+        for name in ("free_steps", "nudged_steps", "beta", "points"):
+            object.__setattr__(self, name, as_python(getattr(self, name)))  # the dataclass is frozen
         object.__setattr__(self, "learning_rates", rates)
 
     def draw(self, rng: np.random.Generator) -> "Phases":
@@ -117,17 +118,64 @@ Rule = Callable[[Dynamics, Theta, Array, Array, Phases], Update]
 """A learning rule: (dynamics, θ, x, y, phases) → `Update`."""
 
 
-def checked(rule: Rule) -> Rule:
+Signs = Literal["none", "estimate", "both"]
+"""The signs of β that a rule uses: it does not nudge, or the estimate decides, or both always."""
+
+
+def checked(rule: Rule, signs: Signs = "estimate") -> Rule:
     """Return the rule with a check of its arguments.
 
-    The rule itself stays available as ``inspect.unwrap(rule)``, for a caller that has checked them.
+    The rule itself stays available as ``inspect.unwrap(rule)``, for a caller that has checked them, and
+    `signs_of` tells its ``signs``.
     """
 
     @wraps(rule)
     def check_and_call(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
-        return rule(dynamics, theta, x, check_problem(dynamics, theta, x, y, phases), phases)
+        y = check_problem(dynamics, theta, x, y, phases)
+        check_stable(dynamics, phases, signs)
+        return rule(dynamics, theta, x, y, phases)
 
+    vars(check_and_call)["signs"] = signs
     return check_and_call
+
+
+def signs_of(rule: Rule) -> Signs:
+    """Return the signs of β that a rule uses; "none" for a rule of your own, which is not known."""
+    return getattr(rule, "signs", "none")
+
+
+def check_stable(dynamics: Dynamics, phases: Phases, signs: Signs) -> None:
+    """Check that the output of a nudged phase can converge, for the squared error.
+
+    Its force β (y − ŷ) feeds the output back to itself. A step multiplies a displacement of ŷ by −β in
+    discrete time and by 1 − ωε(1 + β) in real time, besides what returns from the other layers. The force of
+    a readout is bounded, and that of your own cost is not known.
+    """
+    if dynamics.cost is not squared_error or signs == "none":
+        return
+    beta = phases.beta
+    both = signs == "both" or phases.estimate != "one-sided"
+    least, most = (-abs(beta), abs(beta)) if both else (beta, beta)
+    if isinstance(dynamics, DiscreteTime):
+        if max(-least, most) >= 1:
+            raise ValueError(
+                f"beta must be between -1 and 1 in discrete time, got {beta:g}: the nudge multiplies a "
+                "change of the output by -beta at each step, so the nudged phase does not converge"
+            )
+        return
+    omega = phases.schedule.omega if isinstance(phases.schedule, Alternating) else 1.0
+    step = omega * dynamics.epsilon
+    if step * (1 + max(most, 0)) >= 2:
+        raise ValueError(
+            "omega * epsilon * (1 + beta) must be below 2 in real time, got "
+            f"{omega:g} * {dynamics.epsilon:g} * (1 + {max(most, 0):g}): each step would overshoot by more "
+            "than it corrects, so the phase does not converge; choose a smaller beta or epsilon"
+        )
+    if least <= -1 and not dynamics.clamp:
+        raise ValueError(
+            f"beta must be above -1 in real time without clamping, got {least:g}: the nudge would push the "
+            "output away from the target by more than the leak returns, so the nudged phase does not converge"
+        )
 
 
 def check_problem(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Array:
