@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import eqprop_np as eq
+from eqprop_np import figures
 
 plt.switch_backend(plt.get_backend())  # load it, so that IPython shows a Figure that pyplot did not make
 
@@ -444,7 +445,7 @@ def draw_errors(betas: Any, errors: Any, titles: Sequence[str], floors: Sequence
         For each panel, from the name of an estimate to its errors.
     titles : sequence of str
     floors : sequence of float
-        ε of each panel's precision. The line ε/β is drawn.
+        The rounding error u of each panel's precision. The line u/β is drawn.
     """
     figure = Figure(figsize=(9, 3.6))
     panels = figure.subplots(1, len(titles), sharey=True)
@@ -452,7 +453,7 @@ def draw_errors(betas: Any, errors: Any, titles: Sequence[str], floors: Sequence
         for name, values in curves.items():
             colour, marker = ESTIMATES[name]
             ax.loglog(grid, values, color=colour, marker=marker, markersize=4, label=name)
-        ax.loglog(grid, floor / grid, ":", color="black", linewidth=1, label="rounding, ε/β")
+        ax.loglog(grid, floor / grid, ":", color="black", linewidth=1, label="rounding, $u/\\beta$")
         ax.set(xlabel=r"$\beta$", title=title, ylim=(3e-13, 3))
     panels[0].set_ylabel("relative error of the gradient")
     panels[0].text(1e-6, 2e-6, "slope 1", color=COLOURS["nudged"], ha="right")
@@ -1023,7 +1024,7 @@ def draw_gap(betas: Any, to_bptt: Any, to_drives: Any, slopes: Any) -> Figure:
 
 def draw_kinks(betas: Any, curves: Mapping[str, tuple[Any, Any]]) -> Figure:
     """Draw EP's distance from BPTT and the largest displacement of layer 1 against β, a curve per network."""
-    figure = Figure(figsize=(7.2, 3.1))
+    figure = Figure(figsize=(7.2, 3.5))
     left, right = figure.subplots(1, 2)
     colours = (COLOURS["ep"], COLOURS["fourth"], COLOURS["nudged"], COLOURS["muted"])
     for (name, (distances, moves)), colour, marker in zip(curves.items(), colours, "o^sD", strict=True):
@@ -1032,7 +1033,7 @@ def draw_kinks(betas: Any, curves: Mapping[str, tuple[Any, Any]]) -> Figure:
         right.loglog(betas, moves, **style)
     left.set(xlabel="nudge β", ylabel="distance in θ")
     right.set(xlabel="nudge β", ylabel="largest displacement in layer 1")
-    right.legend(fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 
@@ -1156,7 +1157,7 @@ def draw_eta_beta_map(betas: Any, etas: Any, errors: Any, best: Any, limit: Any)
         The grid.
     errors : ndarray, shape (len(etas), len(betas))
     best, limit : ndarray
-        For each β, the η where the two errors cancel, and the η where κ = 1.
+        For each β, the η where the two errors cancel, and the η where γ = 1.
     """
     figure = Figure(figsize=(6.6, 3.9))
     ax = figure.subplots()
@@ -1170,14 +1171,15 @@ def draw_eta_beta_map(betas: Any, etas: Any, errors: Any, best: Any, limit: Any)
     return figure
 
 
-def draw_hill(kappas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: float = 0.5) -> Figure:
+def draw_hill(gammas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: float = 0.5) -> Figure:
     """Draw what moving weights add to the energy of two neurons, and the error of C-EP for both signs of β.
 
     Parameters
     ----------
-    kappas : ndarray
+    gammas : ndarray
+        The feedback γ of the moving weights.
     by_sign : dict
-        For each of "β > 0", "β < 0" and "mean of both" the errors at these κ.
+        For each of "β > 0", "β < 0" and "mean of both" the errors at these γ.
     eta, beta : float
         η and \\|β\\| of the left panel.
     """
@@ -1197,9 +1199,11 @@ def draw_hill(kappas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: f
     left.set(xlabel="distance from $s_\\ast$ towards the target", title="The energy that the neurons feel")
     left.legend()
     for (name, values), style in zip(by_sign.items(), ("o-", "x-", "s-"), strict=True):
-        right.loglog(kappas, values, style, color=COLOURS[colours[name]], markersize=4, label=name)
+        right.loglog(gammas, values, style, color=COLOURS[colours[name]], markersize=4, label=name)
     right.axvline(1, color="0.6", linestyle="--", linewidth=1)
-    right.set(xlabel="κ of the output layer", title="Relative distance of Δ(t) to BPTT", ylim=(2e-5, 1e2))
+    right.set(
+        xlabel="feedback γ of the output layer", title="Relative distance of Δ(t) to BPTT", ylim=(2e-5, 1e2)
+    )
     right.legend()
     return figure
 
@@ -1339,60 +1343,38 @@ def draw_courses(runs: Mapping[str, Any]) -> Figure:
     return figure
 
 
-PUBLISHED_1H = {  # (angle before training, test error in %), read off the published Fig. 1(c), ±0.5°
-    "EP-1h": [(16.8, 2.00)],
-    "C-EP-1h": [(50.0, 2.28)],
-    "C-VF-1h": [
-        (65.1, 2.36),
-        (65.6, 2.41),
-        (78.2, 2.39),
-        (80.1, 2.50),
-        (91.8, 2.47),
-        (98.8, 4.6),
-        (105.1, 88.0),
-        (113.2, 91.0),
-        (114.4, 93.0),
-    ],
-}
-FAMILIES = {"p-1h": "EP-1h", "cep-1h": "C-EP-1h", "cvf-1h": "C-VF-1h"}
-
-
 def draw_fig1c_beside_published(points: Sequence[Mapping[str, Any]], courses: Sequence[Any]) -> Figure:
     """Draw the published Fig. 1(c) for one hidden layer, the recorded one, and ψ in the recorded runs.
 
     Parameters
     ----------
     points : sequence of dict
-        The points of a sweep. Points of the same ψ are one marker at their mean, with a bar of one standard
-        deviation.
+        The points of a sweep, with their angles. Points of the same ψ are one marker at their mean. Bars are
+        one standard deviation: of the error over the seeds, and of the angle over batches.
     courses : sequence of array
         For each run of C-VF, ψ after each epoch.
     """
     figure = Figure(figsize=(9.8, 3.2))
     published, recorded, course = figure.subplots(1, 3)
-    colours = {"EP-1h": "ep", "C-EP-1h": "second", "C-VF-1h": "nudged"}
-    for name, values in PUBLISHED_1H.items():
-        published.plot(*np.transpose(values), "o:", color=COLOURS[colours[name]], linewidth=1, label=name)
-    for preset, name in FAMILIES.items():
+    rules = {"p-1h": ("EP-1h", "ep"), "cep-1h": ("C-EP-1h", "second"), "cvf-1h": ("C-VF-1h", "nudged")}
+    for preset, (name, colour) in rules.items():
+        style = {"fmt": "o:", "color": COLOURS[colour], "linewidth": 1, "markersize": 5, "label": name}
+        old = [p for p in figures.published_points() if p["preset"] == preset]
+        x, y, dy = np.transpose([(p["angle"], p["test_error"], p.get("spread", 0)) for p in old])
+        published.errorbar(x, y, dy, **style)
         family = [p for p in points if p["preset"] == preset]
         groups = [[p for p in family if p["psi"] == psi] for psi in sorted({p["psi"] for p in family})]
-        angle = [[p["angles"]["published"]["mean"] for p in group] for group in groups]
-        error = [[p["test_error"] for p in group] for group in groups]
-        bars = {
-            key: [np.std(v, ddof=1) for v in values] if max(map(len, values)) > 1 else None
-            for key, values in (("xerr", angle), ("yerr", error))
-        }
+        angles = [group[0]["angles"]["published"] for group in groups]
+        errors = [[p["test_error"] for p in group] for group in groups]
         recorded.errorbar(
-            [np.mean(v) for v in angle],
-            [np.mean(v) for v in error],
-            **bars,
-            fmt="o:",
-            color=COLOURS[colours[name]],
-            linewidth=1,
-            label=name,
+            [angle["mean"] for angle in angles],
+            [np.mean(error) for error in errors],
+            [np.std(error, ddof=1) if len(error) > 1 else 0 for error in errors],
+            [angle["std"] for angle in angles],
+            **style,
         )
     for ax, title in ((published, "Published"), (recorded, "Recorded here")):
-        ax.set(xlabel="angle to BPTT before training (°)", title=title, yscale="log", xlim=(0, 120))
+        ax.set(xlabel="angle to BPTT before training (°)", title=title, yscale="log", xlim=(0, 125))
         ax.set_ylim(1.5, 120)
         ax.set_yticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])
         ax.set_yticks([], minor=True)
@@ -1492,14 +1474,32 @@ def draw_chessboard(differences: Any, output: Any = None, alternating: Any = Non
     return figure
 
 
-def draw_over_relaxation(omegas: Any, counts: Mapping[str, Any]) -> Figure:
-    """Draw the steps of the first phase against ω, a curve for each network."""
-    figure = Figure(figsize=(7.2, 2.8))
-    ax = figure.subplots()
-    for (name, steps), colour, marker in zip(counts.items(), LAYERS, "os^D", strict=False):
-        ax.plot(omegas, steps, marker, ls="-", ms=4, color=colour, label=name)
-    ax.set(xlabel="ω", ylabel="steps of the first phase", ylim=(0, None))
-    ax.legend()
+def draw_over_relaxation(
+    omega: float, omegas: Any, counts: Mapping[str, Any], courses: Mapping[str, tuple[Any, Any]]
+) -> Figure:
+    """Draw the residual over the steps of a first phase at an ω, and the number of steps over ω.
+
+    Parameters
+    ----------
+    omega : float
+        The ω of the left panel.
+    omegas, counts : ndarray, dict
+        For each network, the steps of the first phase at each of the ``omegas``.
+    courses : dict
+        For each network, the residuals after each step with ω = 1 and with ``omega``.
+    """
+    figure = Figure(figsize=(8.4, 3))
+    left, right = figure.subplots(1, 2)
+    for name, colour, marker in zip(counts, LAYERS, "os^D", strict=False):
+        plain, relaxed = courses[name]
+        left.semilogy(range(1, len(plain) + 1), plain, ":", color=colour, label=f"{name}, ω = 1")
+        left.semilogy(range(1, len(relaxed) + 1), relaxed, color=colour, label=f"{name}, ω = {omega:g}")
+        right.plot(omegas, counts[name], marker, ls="-", ms=4, color=colour, label=name)
+    left.set(xlabel="alternating step", ylabel="residual", xlim=(0, 60), ylim=(1e-7, 3))
+    left.legend(fontsize=8)
+    right.axvline(omega, color=COLOURS["muted"], linewidth=1)
+    right.set(xlabel="ω", ylabel="steps of the first phase", ylim=(0, None))
+    right.legend()
     return figure
 
 
