@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 2 (bad input), 3 (training diverged, or a worker process was killed) or 130 (interrupted).
+        0, 2 (bad input), 3 (training diverged, a worker process was killed, or a file could not be written)
+        or 130 (interrupted).
     """
     given = vars(_parser().parse_args(arguments))
     if "list_presets" in given:
@@ -348,7 +349,7 @@ def _run(given: Given) -> int:
 
 
 def _report(report: Report, training: Samples, test: Samples, progress: Progress) -> int:
-    """Train, with a report, and return the exit code. Whatever ends the training, its state is saved."""
+    """Train, with a report, and return the exit code. An interruption and a killed worker save the state."""
     resume = f"to continue: python -m eqprop_np.mnist --resume {shlex.quote(str(report.directory))}"
     try:
         report.begin(progress)
