@@ -407,8 +407,8 @@ def _keep(file: str, content: bytes) -> None:
     path = cache / file
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, "wb") as file:
-            file.write(content)
+        with replacing(path, "wb") as stream:
+            stream.write(content)
 
 
 def _stencils() -> NDArray[np.float32]:
