@@ -1,6 +1,6 @@
 """Tests of the benchmark: what it prints and what it counts. No test depends on a measured time."""
 
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,8 @@ def test_the_batches_follow_each_other_through_the_data(samples: Samples, monkey
     monkeypatch.setattr(benchmark, "_speed", lambda *_: 1.0)
     monkeypatch.setattr(benchmark, "_share", lambda *_: 0.5)
     numbered = Samples(samples.x, np.arange(60) % 3)
-    measure(letter(hidden=(4,), batch_size=7), numbered, 2, 3)
-    expected = [np.arange(7 * k, 7 * k + 7) % 60 % 3 for k in range(3 + 20)]
+    measure(letter(hidden=(4,), batch_size=7), numbered, 2, 4)
+    expected = [np.arange(7 * k, 7 * k + 7) % 60 % 3 for k in range(4 + 20)]
     np.testing.assert_array_equal(seen, expected)
 
 
@@ -171,7 +171,7 @@ def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> No
     monkeypatch.setattr(SGD, "step", spy)
     measure(EXPERIMENTS["p-1h"], samples, 10, 3)
     assert len(weights) >= 13
-    assert all((a != b).any() for a, b in pairwise(weights[:13]))
+    assert len({value.tobytes() for value in weights[:13]}) == 13  # it does not begin again after the warm-up
 
 
 def test_timed_arrays_count_matrix_products_and_change_no_result(
