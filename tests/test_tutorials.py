@@ -123,7 +123,9 @@ def fresh(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterat
 
 def _execute_variant(path: Path, variant: str, environment: dict[str, str]) -> NotebookNode:
     notebook = nbformat.read(path, as_version=4)
-    return execute(notebook if variant == "stored" else plant(notebook, variant), environment)
+    if variant == "stored":
+        return execute(notebook, environment)
+    return execute(plant(notebook, variant), environment | {"MPLBACKEND": "agg"})  # which shows no figure
 
 
 # ---- the helpers
@@ -309,8 +311,8 @@ VARIANTS = ("right", "wrong")
 def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
     """The notebook with every exercise answered: with its true answer, or with its wrong one.
 
-    With the true answers, the cells of the answers are left out. With the wrong ones, so are the cells after
-    the last check, which show nothing about the checks.
+    The cells after the last check are left out, because they show nothing about the checks, and with the true
+    answers so are the cells of the answers.
     """
     planted = deepcopy(notebook)
     answer = ""
@@ -321,9 +323,8 @@ def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
             cell.source = answer if variant == "right" else cell.metadata["wrong"]
     if variant == "right":
         planted.cells = [cell for cell in planted.cells if "answer" not in _tags(cell)]
-    else:
-        last = max(k for k, cell in enumerate(planted.cells) if "check" in _tags(cell))
-        planted.cells = planted.cells[: last + 1]
+    last = max(k for k, cell in enumerate(planted.cells) if "check" in _tags(cell))
+    planted.cells = planted.cells[: last + 1]
     return planted
 
 
