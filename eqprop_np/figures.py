@@ -282,7 +282,7 @@ def read_sweep(directory: Path) -> list[dict[str, Any]]:
             _place(group)
         if found:
             return found
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     raise ValueError(
         f"{path} is not the summary of a sweep of {', '.join(FAMILIES)}, with the angles of its points: "

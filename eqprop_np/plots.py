@@ -129,8 +129,9 @@ def plot_confusion_matrix(labels: Any, predictions: Any, axes: Axes | None = Non
     axes.figure.colorbar(image, ax=axes, label="share of the label (%)", fraction=0.046, pad=0.03)
     axes.set(xlabel="prediction", ylabel="label", title=f"error {100 - _accuracy(counts):.2f} %")
     if len(names) <= MOST_CLASSES:
-        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axes.set_yticks(range(len(names)), names)
+        plain = {"parse_math": False}  # a name may contain $
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, **plain)
+        axes.set_yticks(range(len(names)), names, **plain)
         for (i, j), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[i, j] > 50 else "black"

@@ -670,7 +670,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m eqprop_np.sweep",
         description="Train every preset at every angle with every seed, each run in its own process.",
-        usage="%(prog)s (PRESET [PRESET ...] | --list FILE | --table FILE) [options]",
+        usage="%(prog)s (PRESET ... | --list FILE | --table FILE) [options]",
     )
     _add_points(parser, optional=True)
     add = parser.add_argument

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from examples import write_bands
@@ -380,6 +381,26 @@ def test_each_row_of_the_filters_is_a_sample(drawn_filters: Any) -> None:
             assert same_color(bar.get_facecolor(), COLOURS[1] if k == samples.y[i] else COLOURS[0])
             assert bar.get_x() + bar.get_width() / 2 == pytest.approx(k)
     assert (free.state[-1].argmax(axis=1) != samples.y).any()  # the label's bar is not always the highest
+
+
+def test_a_legend_says_what_orange_marks(drawn_filters: Any) -> None:
+    figure = drawn_filters[0]
+    (legend,) = figure.subfigs[1].legends
+    colours = {
+        t.get_text(): p.get_facecolor() for t, p in zip(legend.texts, legend.get_patches(), strict=True)
+    }
+    assert same_color(colours["output of the label"], COLOURS[1])
+    assert same_color(colours["others"], COLOURS[0])
+
+
+def test_a_directory_s_name_is_no_formula_and_latex_is_not_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(write_bands(tmp_path / "$^"))
+    run = str(tmp_path / "run")
+    assert mnist.main(["--epochs", "1", "--hidden", "4", "--quiet", "--data", data, "--out", run]) == 0
+    with matplotlib.rc_context({"text.usetex": True}):
+        assert main(["errors", "--weights", run, "--out", str(tmp_path / "errors.png")]) == 0
 
 
 def test_the_filters_have_a_scale_symmetric_about_0(drawn_filters: Any) -> None:

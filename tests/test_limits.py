@@ -11,7 +11,7 @@ import pytest
 from examples import write_bands
 
 import eqprop_np as eq
-from eqprop_np import benchmark, figures, mnist
+from eqprop_np import benchmark, figures, mnist, sweep
 from eqprop_np.__main__ import COMMANDS
 from eqprop_np.experiments import limits, systems
 from eqprop_np.experiments.limits import check_limits, memory_needed
@@ -19,7 +19,13 @@ from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import check_stable
 
-MAINS = {"mnist": mnist.main, "theorem": systems.main, "figures": figures.main, "benchmark": benchmark.main}
+MAINS = {
+    "mnist": mnist.main,
+    "theorem": systems.main,
+    "figures": figures.main,
+    "benchmark": benchmark.main,
+    "sweep": sweep.main,
+}
 
 
 @pytest.fixture
@@ -318,7 +324,7 @@ def test_the_package_lists_its_commands() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["mnist"], ["theorem"], ["benchmark"], ["figures"]]
+    [["mnist"], ["theorem"], ["benchmark"], ["figures"], ["sweep"]]
     + [
         ["figures", name] for name in ("fig1a", "fig1b", "fig1c", "filters", "errors", "estimators", "settle")
     ],
