@@ -670,13 +670,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m eqprop_np.sweep",
         description="Train every preset at every angle with every seed, each run in its own process.",
-        usage="%(prog)s (PRESET ... | --list FILE | --table FILE) [options]",
+        usage="%(prog)s (PRESET ... | --list F | --table F) [options]",
     )
     _add_points(parser, optional=True)
     add = parser.add_argument
     lists = parser.add_mutually_exclusive_group().add_argument
-    lists("--list", type=Path, metavar="FILE", help="run the points that a file lists, in its order")
-    lists("--table", type=Path, metavar="FILE", help="print the results of the listed points in --out")
+    lists("--list", type=Path, metavar="F", help="run the points that a file lists, in its order")
+    lists("--table", type=Path, metavar="F", help="print the results of the listed points in --out")
     add("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
     add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
     add("--out", type=_directory, default=Path("runs/sweep"), metavar="DIR",
