@@ -69,7 +69,7 @@ TESTS = {  # the test files of each module; the first ones find most
     "figures": "figures figures_estimators plots",
     "benchmark": "benchmark",
     "sweep": "sweep",
-    "mnist": "mnist",
+    "mnist": "mnist console",
     "experiments/angles": "angles",
     "experiments/checkpoint": "checkpoint",
     "experiments/configuration": "configuration checkpoint",
