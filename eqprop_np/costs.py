@@ -47,6 +47,9 @@ class Cost:
     value: Callable[[Array, Array], Array] = field(repr=False)
     derivative: Callable[[Array, Array], Array] = field(repr=False)
 
+    nudges_drive = False
+    """In discrete time the nudge is added to the output, outside σ, as in Eq. (3)."""
+
     def parameter_shapes(self, layer: Shape) -> dict[str, Shape]:
         """Return the parameters of the cost for a last layer of this shape: none."""
         return {}
@@ -139,6 +142,9 @@ class Readout:
 
     classes: int
     loss: Cost = cross_entropy
+
+    nudges_drive = True
+    """In discrete time the nudge is added to the drive of s^N, inside σ (`eqprop_np.DiscreteTime`)."""
 
     def __post_init__(self) -> None:
         check_integer("classes", self.classes, least=1)

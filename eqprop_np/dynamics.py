@@ -72,7 +72,12 @@ class DiscreteTime(_Parts):
 
         s^n ← σ(∂Φ/∂s^n(x, s, θ)),    s^N ← σ(∂Φ/∂s^N) − β ∂ℓ/∂s^N
 
-    The nudge is added outside σ and uses the old output.
+    The nudge is added outside σ and uses the old output. Only the nudge of a `Readout` is added inside σ:
+
+        s^N ← σ(∂Φ/∂s^N − β ∂ℓ/∂s^N)
+
+    There s^N is a hidden layer. Outside σ the nudge would also move its saturated neurons, which cannot
+    follow any change of θ. Inside σ, EP follows dL/dθ for β → 0: the nudged steady state is that of Φ − βℓ.
 
     Parameters
     ----------
@@ -107,7 +112,12 @@ class DiscreteTime(_Parts):
     def update(
         self, s: Array, activity: Array, drive: Array, force: Array | None = None, output: bool = False
     ) -> Array:
-        """Return a layer's next state: σ(drive), plus the force of the nudge, Eq. (3)."""
+        """Return a layer's next state: σ(drive), plus the force of the nudge, Eq. (3).
+
+        The force of a readout is added to the drive: σ(drive + force).
+        """
+        if force is not None and self.cost.nudges_drive:
+            return self.sigma.value(drive + force)
         new = self.sigma.value(drive)
         return new if force is None else new + force
 
@@ -199,16 +209,11 @@ class RealTime(_Parts):
 
         For the output in the form of the authors' code ρ′(s) is left out.
         """
-        if output and self.authors_code:
-            velocity = drive - s
-        else:
-            velocity = self.sigma.slope(s, activity) * drive
-            velocity -= s
+        slope = 1 if output and self.authors_code else self.sigma.slope(s, activity)
+        velocity = slope * drive - s  # −∂E/∂s
         if force is not None:
             velocity = velocity + force
-        velocity *= self.epsilon
-        velocity += s
-        return velocity
+        return s + self.epsilon * velocity
 
     def update_slopes(
         self, s: Array, activity: Array, drive: Array, output: bool = False
@@ -299,16 +304,16 @@ def one_step(
     """Return `step`, Eq. (1), without its checks and for an input whose drive is known."""
     activities = (static.x, *map(dynamics.activity, s))
     drives, _ = dynamics.network.drives(theta, activities, static)  # ∂Φ/∂s
-    force = output_force(dynamics, theta, s[-1], nudge)
+    force = None if nudge is None else output_force(dynamics, theta, s[-1], nudge)
     return tuple(
         dynamics.update(value, activities[n], drives[n], force if n == len(s) else None, n == len(s))
         for n, value in enumerate(s, start=1)
     )
 
 
-def output_force(dynamics: Dynamics, theta: Theta, output: Array, nudge: Nudge | None) -> Array | None:
+def output_force(dynamics: Dynamics, theta: Theta, output: Array, nudge: Nudge) -> Array:
     """Return the force −β ∂ℓ/∂s^N of the nudge on the output s^N."""
-    return None if nudge is None else -nudge.beta * dynamics.cost.at(theta).derivative(output, nudge.target)
+    return -nudge.beta * dynamics.cost.at(theta).derivative(output, nudge.target)
 
 
 def snapshot(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> Snapshot:

@@ -185,7 +185,7 @@ class Alternating:
             for n in group:
                 old = motion.s[n]
                 output = n == network.depth
-                force = output_force(dynamics, theta, old, nudge) if output else None
+                force = output_force(dynamics, theta, old, nudge) if output and nudge is not None else None
                 new = dynamics.update(old, motion.activities[n], drives[n], force, output)
                 if self.omega != 1:  # old + ω (new − old)
                     new -= old

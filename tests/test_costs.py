@@ -72,7 +72,6 @@ def test_the_nudge_is_minus_beta_times_the_derivative(
         (RealTime(network, sigmoid, 0.3, clamp=False, cost=cost), 0.3),
     ):
         np.testing.assert_array_equal(output_force(dynamics, theta, s[-1], Nudge(beta, y)), force)
-        assert output_force(dynamics, theta, s[-1], None) is None
         free = step(dynamics, theta, x, s)
         nudged = step(dynamics, theta, x, s, Nudge(beta, y))
         assert_same(nudged, (*free[:-1], free[-1] + scale * force), **CLOSE)

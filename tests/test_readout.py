@@ -92,9 +92,10 @@ def test_asymep_gives_it_with_an_error_of_order_beta_squared(kind: str, name: st
 
 
 @pytest.mark.parametrize("name", TIED)
-def test_in_real_time_ep_gives_it_with_an_error_of_order_beta_squared(name: str) -> None:
+@each
+def test_ep_gives_it_with_an_error_of_order_beta_squared(kind: str, name: str) -> None:
     """Each parameter by itself, those of the readout included."""
-    arguments = case("real time", name)
+    arguments = case(kind, name)
     exact = central_differences(*arguments)
     one, two = (
         eq.ep(*arguments, replace(STEADY, estimate="centered", beta=beta)).gradient for beta in (0.1, 0.05)
@@ -106,8 +107,9 @@ def test_in_real_time_ep_gives_it_with_an_error_of_order_beta_squared(name: str)
 
 
 @pytest.mark.parametrize("name", TIED)
-def test_one_sided_ep_has_an_error_of_order_beta(name: str) -> None:
-    arguments = case("real time", name)
+@each
+def test_one_sided_ep_has_an_error_of_order_beta(kind: str, name: str) -> None:
+    arguments = case(kind, name)
     exact = eq.implicit_gradient(*arguments, STEADY).gradient
     one, two = (eq.ep(*arguments, replace(STEADY, beta=beta)).gradient for beta in (2e-3, 1e-3))
     for key in exact:
@@ -116,18 +118,38 @@ def test_one_sided_ep_has_an_error_of_order_beta(name: str) -> None:
         assert error / half == pytest.approx(2, rel=0.1)
 
 
+class Outside(Readout):
+    """A readout whose nudge stands outside σ, as that of an output does."""
+
+    nudges_drive = False
+
+
 @pytest.mark.parametrize(
     ("name", "far", "angle"), [("chain", 0.272, 15.2), ("skip", 0.586, 28.0), ("conv", 0.0335, 1.64)]
 )
-def test_in_discrete_time_ep_keeps_a_distance(name: str, far: float, angle: float) -> None:
+def test_a_nudge_outside_sigma_would_keep_ep_away_from_it(name: str, far: float, angle: float) -> None:
     """σ′ of the last layer is missing, for a β near 0 too. The gradients of W and c are exact."""
-    arguments = case("discrete time", name)
-    exact = eq.implicit_gradient(*arguments, STEADY).gradient
-    found = eq.ep(*arguments, replace(STEADY, estimate="centered", beta=1e-3)).gradient
+    dynamics, *arguments = case("discrete time", name)
+    exact = eq.implicit_gradient(dynamics, *arguments, STEADY).gradient
+    outside = replace(dynamics, cost=Outside(3))
+    found = eq.ep(outside, *arguments, replace(STEADY, estimate="centered", beta=1e-3)).gradient
     assert distance(found, exact) == pytest.approx(far, rel=0.01)
     assert angle_between(flat(found), flat(exact)) == pytest.approx(angle, rel=0.01)
     for key in ("w-readout", "b-readout"):
         assert distance({key: found[key]}, {key: exact[key]}) < 1e-6
+
+
+def test_in_discrete_time_the_nudge_stands_inside_sigma() -> None:
+    """A saturated neuron of the last layer does not move, because no change of θ would move it."""
+    network = chain([3, 2])
+    dynamics = eq.DiscreteTime(network, eq.hard_sigmoid, READOUT)
+    theta = dynamics.init(np.random.default_rng(0), np.float64)
+    theta |= {"w0-1": np.zeros((3, 2)), "b1": np.array([0.4, 2.0])}
+    s, y, x = (np.array([[0.4, 1.0]]),), np.array([[0.0, 1.0, 0.0]]), np.ones((1, 3))
+    z = s[0] @ theta["w-readout"] + theta["b-readout"]
+    force = -0.3 * (np.exp(z) / np.exp(z).sum() - y) @ theta["w-readout"].T
+    (nudged,) = eq.step(dynamics, theta, x, s, eq.Nudge(0.3, y))
+    np.testing.assert_allclose(nudged, [[0.4 + force[0, 0], 1.0]], rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("estimate", ["one-sided", "centered"])

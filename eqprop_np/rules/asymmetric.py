@@ -11,9 +11,9 @@ difference of two phases has an error of order β²:
 
     λ = −(s_*^β − s_*^−β) / 2b,    dL/dθ = λᵀ ∂F/∂θ
 
-The rule is exact for tied weights too, also in discrete time, where the nudge stands outside σ and plain EP
-follows the gradient of another loss. It needs J at s_*, so it is not local as EP is. Its worth is that it
-shows what VF and C-VF leave out.
+The rule is exact for tied weights too, also in discrete time, where the nudge of the output stands outside
+σ and plain EP follows the gradient of another loss. It needs J at s_*, so it is not local as EP is. Its
+worth is that it shows what VF and C-VF leave out.
 
 Source: the AsymEP of arXiv:2602.03670.
 """
@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.dynamics import Dynamics, LinearStep, Nudge, RealTime, linear_step, one_step
+from eqprop_np.dynamics import Dynamics, LinearStep, Nudge, RealTime, linear_step, one_step, output_force
 from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
@@ -86,8 +86,10 @@ def corrected_phase(
     clamp, free, s = False, dynamics, rest
     if isinstance(dynamics, RealTime) and dynamics.clamp:  # clamping comes after the correction
         clamp, free = True, replace(dynamics, clamp=False)
+    scale = dynamics.nudge_scale  # b = scale · β
     for _ in range(steps):
-        moved = one_step(free, theta, static, s, nudge)  # F(x, s_t, θ) − b ∂ℓ/∂s(s_t)
+        *moved, output = one_step(free, theta, static, s)  # F(x, s_t, θ)
+        moved.append(output + scale * output_force(dynamics, theta, s[-1], nudge))  # − b ∂ℓ/∂s(s_t)
         delta = tuple(a - b for a, b in zip(s, rest, strict=True))  # s_t − s_*
         correction = zip(F.vjp(delta), F.jvp(delta), strict=True)
         s = tuple(f + (jt - j) for f, (jt, j) in zip(moved, correction, strict=True))  # s_{t+1}
