@@ -108,8 +108,7 @@ def test_a_live_slider_has_its_range_and_draws_what_it_is_set_to(
     [
         (None, "right\n"),
         (AssertionError("the sign is wrong"), "not yet: the sign is wrong\n"),
-        (AssertionError(), "not yet: AssertionError\n"),
-        (NameError("name 'phase' is not defined"), "not yet: name 'phase' is not defined\n"),
+        (NameError("name 'phase' is not defined"), "not yet, NameError: name 'phase' is not defined\n"),
     ],
 )
 def test_check(
@@ -327,3 +326,32 @@ def test_the_corrections_are_drawn_over_psi_and_over_beta(lesson: ModuleType) ->
     assert left.lines[0].get_xydata().tolist() == [[0, 0], [90, 40]]
     np.testing.assert_allclose(right.lines[1].get_ydata(), betas**2)
     assert (right.get_xscale(), right.get_yscale()) == ("log", "log")
+
+
+def test_over_relaxation_shows_the_course_of_the_chosen_omega(lesson: ModuleType) -> None:
+    omegas, counts = np.array([1.0, 1.4]), {"small": [5, 3], "deep": [9, 4]}
+    courses = {name: ([1.0, 0.1, 0.01], [1.0, 0.02]) for name in counts}
+    left, right = lesson.draw_over_relaxation(1.4, omegas, counts, courses).axes
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["small, ω = 1", "small, ω = 1.4", "deep, ω = 1", "deep, ω = 1.4"]
+    assert [len(line.get_xdata()) for line in left.lines] == [3, 2, 3, 2]
+    assert [list(line.get_ydata()) for line in right.lines[:2]] == list(counts.values())
+
+
+# ---- Fig. 1(c) in notebook 8
+
+
+def test_recorded_points_of_one_psi_are_one_marker_with_bars(lesson: ModuleType) -> None:
+    angles = {"published": {"mean": 80.0, "std": 5.0}}
+    points = [
+        {"preset": preset, "psi": 0.0, "angles": angles, "test_error": error}
+        for preset, errors in (("p-1h", [2.0]), ("cep-1h", [2.0]), ("cvf-1h", [4.0, 6.0]))
+        for error in errors
+    ]
+    published, recorded, course = lesson.draw_fig1c_beside_published(points, [[0.0, 40.0, 45.0]]).axes
+    (ep, *_), (c_vf, _, bars) = recorded.containers[0], recorded.containers[2]
+    assert list(ep.get_xydata()[0]) == [80, 2] and list(c_vf.get_xydata()[0]) == [80, 5]
+    ends = [bar.get_segments()[0] for bar in bars]
+    np.testing.assert_allclose(ends, [[[75, 5], [85, 5]], [[80, 5 - 2**0.5], [80, 5 + 2**0.5]]])
+    assert [len(c.lines[0].get_xdata()) for c in published.containers] == [1, 1, 9]
+    assert list(course.lines[0].get_ydata()) == [0, 40, 45]

@@ -67,12 +67,15 @@ def _show(figure: Figure) -> None:
 def check(test: Callable[[], Any]) -> None:
     """Run a test of an exercise and print whether the answer is right.
 
-    Use it as a decorator of a function that asserts, with a message, what the answer must fulfil.
+    Use it as a decorator of a function that asserts, with a message, what the answer must fulfil. An
+    unfinished answer can raise any other exception, whose name is then printed.
     """
     try:
         test()
-    except Exception as error:  # an unfinished answer can raise any exception
-        print(f"not yet: {error}" if str(error) else f"not yet: {type(error).__name__}")
+    except AssertionError as error:
+        print(f"not yet: {error}")
+    except Exception as error:
+        print(f"not yet, {type(error).__name__}: {error}")
     else:
         print("right")
 
