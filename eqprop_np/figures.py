@@ -42,7 +42,7 @@ from eqprop_np.experiments.console import Parser, command, whole
 from eqprop_np.experiments.datasets import load as load_data
 from eqprop_np.experiments.estimators import Measurement
 from eqprop_np.experiments.systems import SYSTEMS, estimators_of
-from eqprop_np.files import replacing
+from eqprop_np.files import read_text, replacing
 from eqprop_np.network import Theta
 from eqprop_np.plots import COLOURS, plot_confusion_matrix, plot_worst_errors
 from eqprop_np.rules.phases import Phases, free_phase
@@ -276,7 +276,7 @@ def read_sweep(directory: Path) -> list[dict[str, Any]]:
     """
     path = directory / "summary.json"
     try:
-        points = json.loads(path.read_text("utf-8"))["points"]
+        points = json.loads(read_text(path))["points"]
         found = [point for point in points if point["preset"] in FAMILIES]
         for group in _groups(found):
             _place(group)

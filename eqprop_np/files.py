@@ -70,6 +70,18 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
 
 
+def is_irregular(path: Path) -> bool:
+    """Return whether a path exists and is not a regular file. Reading a named pipe may wait for ever."""
+    return path.exists() and not path.is_file()
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a regular file in UTF-8."""
+    if is_irregular(path):
+        raise OSError(f"{path}: this is not a regular file")
+    return path.read_text("utf-8")
+
+
 def write_arrays(path: Path, **arrays: Any) -> None:
     """Write arrays into one ``.npz`` file without pickle. The file is complete or not changed."""
     for name, array in arrays.items():

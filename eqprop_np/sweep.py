@@ -58,7 +58,7 @@ from eqprop_np.experiments.console import replace_unprintable
 from eqprop_np.experiments.datasets import DataError, Dataset, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, summarize, write_json
-from eqprop_np.files import locked
+from eqprop_np.files import locked, read_text
 from eqprop_np.processes import begin_worker
 from eqprop_np.training import Progress, train
 
@@ -406,7 +406,7 @@ def _finished(directory: Path, point: Configuration) -> bool:
 def _read(path: Path) -> Record:
     """Return the record of a point, or raise a ValueError that names the file."""
     with _named(path, "record of a point"):
-        record: Record = json.loads(path.read_text("utf-8"))
+        record: Record = json.loads(read_text(path))
         Configuration.from_json(record["configuration"])
         _error(record)
     return record
@@ -444,7 +444,7 @@ def _summarize(directory: Path) -> None:
 
 def _read_angles(path: Path) -> Record:
     with _named(path, "record of angles"):
-        angles: Record = json.loads(path.read_text("utf-8"))
+        angles: Record = json.loads(read_text(path))
         _line(f"{ANGLE_FILES}/{path.stem}", angles)
     return angles
 

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from eqprop_np.activations import Array
 from eqprop_np.checks import as_python, check_integer, check_kind, check_theta, describe, is_number
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.files import write_arrays
+from eqprop_np.files import is_irregular, write_arrays
 from eqprop_np.network import Network, Theta
 from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule, rates_of
 from eqprop_np.processes import SharedRule, output
@@ -139,6 +139,8 @@ class Progress:
         ValueError
             If the file is damaged or was written by something else.
         """
+        if is_irregular(Path(path)):
+            raise ValueError(f"{path}: this is not a regular file; give one that save wrote")
         with open(path, "rb") as file:
             try:
                 with np.load(file, allow_pickle=False) as content:

@@ -153,6 +153,11 @@ def test_a_named_pipe_is_not_read(arguments: list[str], refused: Any, tmp_path: 
     os.mkfifo(tmp_path / "run/checkpoint.npz")
     assert "checkpoint.npz: this is not a regular file" in refused(*arguments, tmp_path / "run")
     assert "pipe is not a directory" in refused("mnist", "--data", tmp_path / "pipe")
+    (tmp_path / "sweep").mkdir()
+    os.mkfifo(tmp_path / "sweep/summary.json")
+    assert "summary.json is not the summary" in refused("figures", "fig1c", "--runs", tmp_path / "sweep")
+    with pytest.raises(ValueError, match="this is not a regular file"):
+        eq.Progress.load(tmp_path / "pipe")
 
 
 # --- settings without effect

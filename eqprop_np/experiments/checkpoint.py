@@ -13,7 +13,7 @@ import numpy as np
 from eqprop_np.activations import Array
 from eqprop_np.checks import check_theta, is_integer, is_number
 from eqprop_np.experiments.configuration import SCHEMA, Configuration
-from eqprop_np.files import write_arrays
+from eqprop_np.files import is_irregular, write_arrays
 from eqprop_np.training import Progress
 
 
@@ -41,7 +41,7 @@ def load(path: Path) -> tuple[Configuration, Progress]:
     CheckpointError
         If the file does not exist, is damaged, or is not a checkpoint. The message is one line.
     """
-    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
+    if is_irregular(path):
         raise CheckpointError(
             f"{path}: this is not a regular file; give a checkpoint or the directory of a run"
         )

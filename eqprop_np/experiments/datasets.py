@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from eqprop_np.files import replacing
+from eqprop_np.files import is_irregular, replacing
 
 Bytes = NDArray[np.uint8]
 
@@ -292,7 +292,7 @@ def _dataset(name: str, arrays: list[Bytes], digests: list[str], where: object) 
 
 
 def _read(path: Path) -> tuple[Bytes, str]:
-    if path.exists() and not path.is_file():  # reading from a pipe would wait for ever
+    if is_irregular(path):
         raise DataError(f"{path}: this is not a regular file; replace it")
     try:
         with path.open("rb") as stream:

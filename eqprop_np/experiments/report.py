@@ -26,7 +26,7 @@ from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, linear_step
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
-from eqprop_np.files import naming, replacing
+from eqprop_np.files import naming, read_text, replacing
 from eqprop_np.network import Theta
 from eqprop_np.optimizers import Exponential, RateSchedule, Steps
 from eqprop_np.relaxation import Alternating
@@ -308,7 +308,7 @@ def summarize(
 def is_config(path: Path) -> bool:
     """Return whether a run wrote this ``config.json``, and not a user for another purpose."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
         del content["git_commits"]
         Configuration.from_json(content)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -319,7 +319,7 @@ def is_config(path: Path) -> bool:
 def _commits(config: Path) -> list[str | None]:
     """Return the commits that a ``config.json`` names; [None] if the file is old or damaged."""
     try:
-        commits = json.loads(config.read_text("utf-8"))["git_commits"]
+        commits = json.loads(read_text(config))["git_commits"]
     except (OSError, ValueError, LookupError, TypeError):
         return [None]
     return commits if isinstance(commits, list) else [None]
