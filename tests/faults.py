@@ -60,7 +60,7 @@ TESTS = {  # the test files of each module; the first ones find most
     "rules/implicit": "implicit",
     "theorem/__init__": "theorem",
     "optimizers": "optimizers",
-    "training": "training",
+    "training": "training plots",
     "samples": "training",
     "processes": "processes",
     "classifier": "classifier",
