@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from examples import NETWORKS, rngs
-from hypothesis import given
+from hypothesis import given, settings
 from states import assert_same, initial, target
 
 from eqprop_np.activations import Array, hard_sigmoid, sigmoid, tanh
@@ -137,6 +137,7 @@ checks = pytest.mark.parametrize("check", [the_total, each_copy_of_theta, each_s
 
 @checks
 @pytest.mark.parametrize("name", SMOOTH)
+@settings(max_examples=max(3, settings.default.max_examples // 3))  # there are some twenty systems
 @given(rng=rngs)
 def test_where_the_system_is_smooth(
     name: str, check: Callable[[Case], None], rng: np.random.Generator

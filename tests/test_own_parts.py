@@ -169,7 +169,7 @@ both = pytest.mark.parametrize(
     ids=[*(f"{name} in real time" for name in REAL_TIME), *(f"{name} in discrete time" for name in NETWORKS)],
 )
 
-CONVERGED = eq.Phases(2000, 1000, beta=2e-4, estimate="centered", schedule=eq.Alternating(tol=1e-14))
+CONVERGED = eq.Phases(2000, 500, beta=2e-4, estimate="centered", schedule=eq.Alternating(tol=1e-14))
 ONE_NUDGE = replace(CONVERGED, estimate="one-sided", beta=1e-6)
 
 
