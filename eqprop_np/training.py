@@ -116,6 +116,7 @@ class Progress:
         ``dtype`` is that of the parameters and of all computation, np.float32 or np.float64. ``psi`` is the
         angle between forward and backward weights of an untied network, in degrees.
         """
+        check_integer("seed", seed, least=0)
         rng = np.random.default_rng(seed)
         theta = network.init(rng, dtype, psi)
         return cls(theta, rng, optimizer.init(theta), dict(rng.bit_generator.state))
@@ -727,9 +728,12 @@ def _converged_output(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases
 def error_of(run: Run, theta: Theta, samples: Samples, show_progress: bool | None = False) -> float:
     """Return the share of wrong predictions in percent, with the first phase of a run's settings.
 
-    The first phase of a batch of 250 samples stops when the slowest of them has converged, so the others
-    converge more tightly than the tolerance asks. The class of a sample can therefore depend on its batch, if
-    its two largest outputs differ by less than about the tolerance.
+    The first phase of a batch of 250 samples stops when the slowest of them has converged, or after T steps,
+    so the others converge more tightly than the tolerance asks. The class of a sample can therefore depend on
+    its batch, if its two largest outputs differ by less than about the tolerance, or if it converges slowly:
+    of 1500 test images of MNIST, one has another class with batches of one in the CNN of the package. A
+    tighter tolerance would make this rarer, but the recorded errors are those of the phases of training.
+    `predict` converges tightly by default, so that its classes do not depend on the batch.
     """
     first_phase = run.rule.outputs if isinstance(run.rule, SharedRule) else output
     found = _outputs(first_phase, run.dynamics, theta, samples, run.phases, show_progress)

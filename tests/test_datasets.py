@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -430,6 +431,13 @@ def test_the_files_may_have_a_dot_in_their_names(tmp_path: Path) -> None:
     for file, payload in other.items():
         (directory / file).write_bytes(payload)
     assert holds(load(str(directory)), other)
+
+
+@pytest.mark.parametrize("function, name", [(load, "source"), (read_idx, "path")])
+def test_what_is_no_path_is_refused(function: Callable[[Any], object], name: str) -> None:
+    for value in (None, 3, [], np.zeros(2)):
+        with pytest.raises(TypeError, match=f"{name} must be "):
+            function(value)
 
 
 def test_an_empty_source_is_not_the_current_directory() -> None:

@@ -1103,6 +1103,28 @@ def test_inputs_are_from_0_to_1_in_the_shape_of_the_input_layer() -> None:
         assert (x.flat[0], x.flat[1]) == (0, 1)
 
 
+def test_the_class_of_a_sample_depends_on_its_batch_by_no_more_than_the_tolerance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A batch stops when its slowest sample has converged. The steps contract by more than a half here."""
+    dynamics = eq.DiscreteTime(eq.chain([4, 8, 3]))
+    theta = dynamics.init(np.random.default_rng(0), np.float64)
+    X = np.random.default_rng(1).random((20, 4)) * np.linspace(0, 3, 20)[:, np.newaxis]
+    for tol in (1e-2, 1e-4, 1e-6):
+        phases = Phases(400, 1, beta=0.1, schedule=eq.Alternating(tol=tol))
+        together = eq.outputs(dynamics, theta, X, phases)
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "EVALUATION_BATCH", 1)
+            alone = eq.outputs(dynamics, theta, X, phases)
+        assert 0 < np.abs(together - alone).max() < 2 * tol
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "x", None])
+def test_a_seed_that_is_no_natural_number_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match="seed must be a non-negative integer, got"):
+        eq.fit(eq.DiscreteTime(eq.chain([2, 2])), np.ones((2, 2)), [0, 1], phases=PHASES, seed=seed)
+
+
 def test_the_progress_of_an_evaluation_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from eqprop_np.checks import check_kind
 from eqprop_np.files import is_irregular, replacing
 
 Bytes = NDArray[np.uint8]
@@ -120,6 +121,7 @@ def load(source: str = "auto", *, progress: bool = False) -> Dataset:
         "auto" also if a file in EQPROP_NP_DATA's directory or in ``data/mnist`` is not MNIST's.
         With "mnist" also if no mirror provides MNIST.
     """
+    check_kind("source", source, str | os.PathLike, "auto, mnist, glyphs or a directory")
     if source == "glyphs":
         return glyphs(progress=progress)
     if not source:
@@ -175,6 +177,7 @@ def read_idx(path: str | os.PathLike[str]) -> Bytes:
         If the file does not exist, is not an IDX file, is empty or damaged, or is shorter or longer
         than its header specifies.
     """
+    check_kind("path", path, str | os.PathLike, "the path of a file")
     return _read(Path(path))[0]
 
 

@@ -337,6 +337,8 @@ class Experiment:
             part = settings.pop(name, getattr(self, name))
             chosen = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
             settings[name] = replace(part, **chosen)
+        if unknown := settings.keys() - {f.name for f in fields(self)}:
+            raise TypeError(f"an experiment has no setting {min(unknown)}: see help(Experiment)")
         changed = replace(self, **settings)
         for name in sorted(names):
             has_effect, reason = _EFFECTS[name]

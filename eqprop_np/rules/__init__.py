@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from eqprop_np.checks import describe
 from eqprop_np.network import Network
 from eqprop_np.rules import asymmetric, bptt, continual, ep, holomorphic, implicit, telescoped, vector_field
 from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule, Signs, signs_of
@@ -74,7 +75,7 @@ def learning_rule(rule: Rule | LearningRule) -> LearningRule:
     if isinstance(rule, LearningRule):
         return rule
     if not callable(rule):
-        raise TypeError(f"rule must be a function such as eqprop_np.ep, got {rule!r}")
+        raise TypeError(f"rule must be a function such as eqprop_np.ep, got {describe(rule)}")
     known = (record for record in RULES.values() if record.function is rule)
     return next(known, LearningRule(getattr(rule, "__name__", "own rule"), rule, networks="both"))
 
