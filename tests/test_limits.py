@@ -297,7 +297,7 @@ def test_each_rule_checks_what_it_uses(rule: str) -> None:
 
         for function in (call, train):
             if RULES[rule].signs in signs:
-                with pytest.raises(ValueError, match="beta must be above -1"):
+                with pytest.raises(ValueError, match="beta must be at least -1"):
                     function()
             else:
                 function()

@@ -171,9 +171,9 @@ def check_stable(dynamics: Dynamics, phases: Phases, signs: Signs) -> None:
             f"{omega:g} * {dynamics.epsilon:g} * (1 + {max(most, 0):g}): each step would overshoot by more "
             "than it corrects, so the phase does not converge; choose a smaller beta or epsilon"
         )
-    if least <= -1 and not dynamics.clamp:
+    if least < -1 and not dynamics.clamp:  # at -1 a displacement of the output stays as it is
         raise ValueError(
-            f"beta must be above -1 in real time without clamping, got {least:g}: the nudge would push the "
+            f"beta must be at least -1 in real time without clamping, got {least:g}: the nudge would push the "
             "output away from the target by more than the leak returns, so the nudged phase does not converge"
         )
 
