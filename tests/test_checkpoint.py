@@ -274,6 +274,15 @@ def test_a_file_of_schema_1_loads_and_its_run_continues(
     assert [record["epoch"] for record in after.records if "converged" in record] == counted
 
 
+def test_each_number_of_a_history_of_schema_1_has_its_new_name(tmp_path: Path) -> None:
+    experiment = CONFIGURATION.experiment.override(epochs=1)
+    before = progress(99, experiment)
+    history = {"train_error": [9.5], "validation_error": [8.5], "seconds": [7.5], "steps": [6.5]}
+    before.commit(history=history)
+    write_schema_1(tmp_path / "c.npz", experiment, before)
+    assert load(tmp_path / "c.npz")[1].history == history
+
+
 def test_the_backward_weights_of_schema_1_are_transposed(tmp_path: Path) -> None:
     """The old "w2-1" of 3 and 5 neurons has shape (5, 3), and the new one has the shape of "w1-2", (3, 5)."""
     dynamics = UNTIED.build((3, 4), 2)
