@@ -101,7 +101,7 @@ def _draw_gradients(axes: Axes) -> None:
             _arrow(axes, (x, 1), (x, 0))
             _label(axes, (x, 1.5), rf"$\nabla_{{\!\theta}}({t})$", colour)
             _label(axes, (x, -0.52), rf"$\nabla_{{\!s}}({t})$", colour)
-            _arrow(axes, (x - 0.26, -0.52), (x - 0.74, -0.52), colour, shrink=0)
+            _arrow(axes, (x - 0.33, -0.52), (x - 0.67, -0.52), colour, shrink=0)
     _label(axes, (3.85, 0), r"$\ell$", "black")
 
 

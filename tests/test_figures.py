@@ -72,7 +72,7 @@ def test_fig1a_has_arrows_in_the_direction_of_each_computation() -> None:
         }
         for axes in (left, right)
     ]
-    back = {(3 - t - 0.26, -0.52, 3 - t - 0.74, -0.52): COLOURS[t] for t in range(3)}
+    back = {(3 - t - 0.33, -0.52, 3 - t - 0.67, -0.52): COLOURS[t] for t in range(3)}
     forward = {(t, n, t + 1, n): COLOURS[t] for t in range(3) for n in (0, 1)}
     for arrows, coloured in zip(drawn, (back, forward), strict=True):
         found = {place: colour for place, colour in arrows.items() if to_hex(colour).upper() in COLOURS}

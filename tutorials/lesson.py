@@ -1199,7 +1199,7 @@ def draw_hill(gammas: Any, by_sign: Mapping[str, Any], eta: float = 0.6, beta: f
     left.plot(way, energy - added, color=COLOURS["second"], label="with the hill of β > 0")
     left.plot(way, energy + added, color=COLOURS["fourth"], label="with the bowl of β < 0")
     left.plot(0, 0, "o", color=COLOURS["free"], markersize=7)
-    left.set(xlabel="distance from $s_\\ast$ towards the target", title="The energy that the neurons feel")
+    left.set(xlabel="distance from $s_\\ast$ towards the target", title="The energy with moving weights")
     left.legend()
     for (name, values), style in zip(by_sign.items(), ("o-", "x-", "s-"), strict=True):
         right.loglog(gammas, values, style, color=COLOURS[colours[name]], markersize=4, label=name)
