@@ -174,7 +174,7 @@ def check_stable(dynamics: Dynamics, phases: Phases, signs: Signs) -> None:
     if least < -1 and not dynamics.clamp:  # at -1 a displacement of the output stays as it is
         raise ValueError(
             f"beta must be at least -1 in real time without clamping, got {least:g}: the nudge would push "
-            "the output away from the target by more than the leak returns, so the nudged phase does not converge"
+            "the output away from the target by more than the leak returns, so the phase does not converge"
         )
 
 
