@@ -190,7 +190,7 @@ ODD_PATHS = [
     "file",
     "pipe",
     "empty",
-    "$^",
+    "$^$",
     "\udcff",
     "line\nbreak",
     "/dev/null",

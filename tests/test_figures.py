@@ -396,7 +396,7 @@ def test_a_legend_says_what_orange_marks(drawn_filters: Any) -> None:
 def test_a_directory_s_name_is_no_formula_and_latex_is_not_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = str(write_bands(tmp_path / "$^"))
+    data = str(write_bands(tmp_path / "$^$"))
     run = str(tmp_path / "run")
     assert mnist.main(["--epochs", "1", "--hidden", "4", "--quiet", "--data", data, "--out", run]) == 0
     with matplotlib.rc_context({"text.usetex": True}):

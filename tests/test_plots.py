@@ -216,9 +216,9 @@ def test_the_plot_of_a_confusion_matrix_shows_shares_and_counts() -> None:
 
 
 def test_the_name_of_a_class_is_no_formula() -> None:
-    axes = plot_confusion_matrix(["$^", "b"], ["b", "$^"])
+    axes = plot_confusion_matrix(["$^$", "b"], ["b", "$^$"])
     axes.figure.draw_without_rendering()
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["$^", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["$^$", "b"]
 
 
 def test_a_confusion_matrix_of_many_classes_has_no_numbers() -> None:

@@ -218,12 +218,12 @@ def test_the_errors_have_plain_numbers_and_none_is_left_out(
 def test_a_name_is_no_formula_and_latex_is_not_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = replace(configuration(), dataset="$^")
+    chosen = replace(configuration(), dataset="$^$")
     with matplotlib.rc_context({"text.usetex": True}):
         Report(tmp_path, chosen, quiet=False).end(finished())
     out, err = capsys.readouterr()
     assert err == ""
-    assert out.splitlines()[-1].startswith("cvf-1h on $^: test error")
+    assert out.splitlines()[-1].startswith("cvf-1h on $^$: test error")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
