@@ -126,9 +126,9 @@ def _runs(
 
 
 def _resolve(
-    runs: Iterable[tuple[Experiment, int]], source: str, train_size: int | None
+    runs: Iterable[tuple[Experiment, int]], source: str, train_size: int | None, progress: bool = False
 ) -> list[Configuration]:
-    dataset = load(source)
+    dataset = load(source, progress=progress)
     return [Configuration.resolve(experiment, dataset, source, seed, train_size) for experiment, seed in runs]
 
 
@@ -643,7 +643,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.table:
             print(table(read_list(options.table), options.out))
             return 0
-        points = _resolve(_chosen(options), options.data, options.train_size)
+        points = _resolve(_chosen(options), options.data, options.train_size, progress=True)
         check_integer("--workers", options.workers, least=1)
         failed = sweep(points, options.out, OwnProcesses(options.workers))
     except (ValueError, OSError) as error:
