@@ -176,7 +176,7 @@ def test_refuses_files_that_are_not_whole_idx(tmp_path: Path, content: bytes, co
 
 def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
     assert "No such file" in refusal(lambda: read_idx(tmp_path / "absent"))
-    assert "cannot be read" in refusal(lambda: read_idx(tmp_path))
+    assert "this is not a regular file" in refusal(lambda: read_idx(tmp_path))
 
 
 def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
