@@ -4,7 +4,7 @@ Both forms compute the same sums in another order, in float64 with values of ord
 """
 
 import inspect
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -52,8 +52,10 @@ class Own:
     def __init__(self, dense: Dense) -> None:
         self.dense = dense
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.__dict__["dense"], name)
+
+for member in {*dir(Dense), *(field.name for field in fields(Dense))}:
+    if not member.startswith("__"):  # isinstance ignores __getattr__ since Python 3.12
+        setattr(Own, member, property(lambda self, member=member: getattr(self.dense, member)))
 
 
 def two_layers(*connections: object) -> Network:

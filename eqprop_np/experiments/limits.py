@@ -110,7 +110,7 @@ def memory() -> int | None:
     except (AttributeError, ValueError, OSError):
         return None
     try:  # the limit of a container
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
     except (OSError, ValueError):
         return total
 
