@@ -21,6 +21,7 @@ from eqprop_np.activations import tanh
 from eqprop_np.dynamics import DiscreteTime, RealTime, linearize
 from eqprop_np.network import chain
 from eqprop_np.relaxation import Alternating, Synchronous
+from eqprop_np.rules import implicit
 from eqprop_np.rules.bptt import bptt
 from eqprop_np.rules.implicit import adjoint, implicit_gradient
 from eqprop_np.rules.vector_field import untied
@@ -168,3 +169,13 @@ def test_k_beta_and_the_estimate_are_not_used(schedule: Synchronous | Alternatin
         *arguments, replace(phases, nudged_steps=1, beta=-7.0, estimate="centered")
     ).gradient
     assert all((one[name] == two[name]).all() for name in one)
+
+
+def test_lambda_takes_up_to_ten_iterations_for_each_free_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerance is that of the schedule."""
+    asked = []
+    monkeypatch.setattr(implicit, "adjoint", lambda F, u, *numbers: asked.append(numbers) or (u, True))
+    dynamics = dynamics_of("discrete time", NETWORKS["chain"])
+    phases = replace(STEADY, free_steps=37, schedule=Alternating(tol=0.02))
+    implicit_gradient(dynamics, *problem(dynamics), phases)
+    assert asked == [(0.02, 370)]

@@ -506,6 +506,24 @@ def test_an_infinite_state_has_not_converged(rng: np.random.Generator) -> None:
 # ---- the record: activities, switches, trajectory
 
 
+@pytest.mark.parametrize("name", ["two conv", "three conv, two dense"])
+@pytest.mark.parametrize("beta", [None, 0.7])
+@schedules
+def test_switches_between_free_layers_belong_to_the_last_state(
+    name: str, beta: float | None, schedule: Schedule, rng: np.random.Generator
+) -> None:
+    """The state still moves, so that the switches of an earlier state are others."""
+    network = NETWORKS[name]
+    for _ in range(5):
+        theta, x, s = draw(network, 3, rng)
+        nudge = None if beta is None else Nudge(beta, target(network, 3, rng))
+        for dynamics in (DiscreteTime(network, tanh), RealTime(network, tanh, 0.5, clamp=False)):
+            for steps in (1, 2):
+                found = relax(dynamics, theta, x, s, steps, nudge=nudge, schedule=schedule)
+                for key, switches in network.find_switches(theta, found.activities).items():
+                    np.testing.assert_array_equal(found.switches[key], switches, err_msg=key)
+
+
 @given(networks, rngs, any_schedule, st.integers(0, 3), st.booleans())
 def test_switches_and_activities_belong_to_the_state(
     network: Network, rng: np.random.Generator, schedule: Schedule, steps: int, nudged: bool

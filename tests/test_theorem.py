@@ -232,6 +232,18 @@ def test_a_first_phase_that_still_moves_is_refused() -> None:
     assert max(rest.residuals) < 2e-15
 
 
+def test_a_steady_state_that_synchronous_steps_leave_is_refused() -> None:
+    """With a large ε the alternating schedule converges, and the error of synchronous steps grows."""
+    dynamics = RealTime(chain([3, 4, 2]), tanh, epsilon=1.4, clamp=False)
+    theta = dynamics.init(np.random.default_rng(0), np.float64)
+    x = np.random.default_rng(1).random((2, 3))
+    settled = relax(dynamics, theta, x, steps=1000, schedule=Alternating(tol=8e-16))
+    rest = relax(dynamics, theta, x, settled.state, 400, schedule=Synchronous())
+    assert min(rest.residuals) < 1e-15 and max(rest.residuals) > 0.1
+    with pytest.raises(NotConverged, match="a neuron still changes by .* for K = 400 steps"):
+        first_phase(dynamics, theta, x, 400)
+
+
 def test_a_first_phase_that_overflows_is_refused() -> None:
     """The state becomes infinite and then NaN. A residual of NaN must not count as convergence."""
     explosive = Activation("explosive", lambda a: 1e200 * a, None, None)
