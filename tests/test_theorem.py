@@ -240,7 +240,7 @@ def test_a_steady_state_that_synchronous_steps_leave_is_refused() -> None:
     settled = relax(dynamics, theta, x, steps=1000, schedule=Alternating(tol=8e-16))
     rest = relax(dynamics, theta, x, settled.state, 400, schedule=Synchronous())
     assert min(rest.residuals) < 1e-15 and max(rest.residuals) > 0.1
-    with pytest.raises(NotConverged, match="a neuron still changes by .* for K = 400 steps"):
+    with pytest.raises(NotConverged, match=r"a neuron still changes by .* for K = 400 steps"):
         first_phase(dynamics, theta, x, 400)
 
 
