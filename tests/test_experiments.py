@@ -216,6 +216,7 @@ RESULTS = (ROOT / "data" / "results").rglob("*.json")
 RECORDED = sorted(path for path in RESULTS if path.name != "summary.json" and path.parent.name != "angles")
 DECAY = {name: {"rate_schedule": Exponential(rate)} for name, rate in (("slow", 0.94), ("fast", 0.89))}
 OLD_TOL = {"schedule": Alternating(omega=1.2, tol=0.01)}  # the preset of conv has 0.03 since then
+OPPOSITE = {"psi": 180.0, "epochs": 10}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
@@ -225,6 +226,10 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "conv-augment2-slow": DECAY["slow"] | {"epochs": 36, "augment": 2},
     "conv-seed0": OLD_TOL,
     "conv-validation": OLD_TOL,
+    "implicit-180deg-30steps": OPPOSITE | {"rule": "implicit"},
+    **{f"implicit-180deg-seed{k}": OPPOSITE | {"rule": "implicit", "free_steps": 100} for k in range(3)},
+    **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
+    **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
 }
 
 
