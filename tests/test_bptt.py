@@ -146,7 +146,7 @@ def test_where_the_system_is_smooth(
 
 
 @checks
-@pytest.mark.parametrize("seed", range(3))  # with no kink within reach of a finite difference
+@pytest.mark.parametrize("seed", range(2))  # with no kink within reach of a finite difference
 @pytest.mark.parametrize("name", KINKED)
 def test_beside_the_kinks(name: str, seed: int, check: Callable[[Case], None]) -> None:
     check(Case(KINKED[name], np.random.default_rng(seed)))
@@ -247,8 +247,8 @@ def test_from_a_steady_state_the_rule_gives_the_gradient_of_its_loss(
 ) -> None:
     """With K < T: what K steps leave out has decayed, whatever schedule led to the steady state."""
     case = Case(SMOOTH[name], rng, scale=1)
-    update = bptt(case.dynamics, case.theta, case.x, case.y, Phases(500, 200, 1.0, schedule=schedule))
-    case.check(lambda theta: case.losses(case.run(theta, None, 500)).mean(), update.gradient, case.theta)
+    update = bptt(case.dynamics, case.theta, case.x, case.y, Phases(300, 150, 1.0, schedule=schedule))
+    case.check(lambda theta: case.losses(case.run(theta, None, 300)).mean(), update.gradient, case.theta)
     assert update.free.residuals[-1] < 1e-13
 
 
