@@ -15,7 +15,7 @@ from eqprop_np.activations import Array
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
 from eqprop_np.network import Network, Theta
 from eqprop_np.relaxation import Alternating, Synchronous, relax
-from eqprop_np.rules import ESTIMATES, RULES, LearningRule
+from eqprop_np.rules import ESTIMATES, RULES, LearningRule, learning_rule
 from eqprop_np.rules.phases import Phases, Rule, Update, free_phase
 from eqprop_np.rules.telescoped import telescoped_cep, telescoped_cvf
 from eqprop_np.rules.vector_field import untied
@@ -55,6 +55,24 @@ def test_it_has_these_rules() -> None:
     assert [name for name, rule in RULES.items() if not rule.readout] == ["cep", "vf", "cvf", "holomorphic"]
     assert all(name == rule.name for name, rule in RULES.items())
     assert eq.RULES is RULES
+
+
+@each_rule
+def test_a_rule_of_the_table_has_its_record(rule: LearningRule) -> None:
+    assert learning_rule(rule.function) is rule
+    assert learning_rule(rule) is rule
+    assert rule.in_table
+
+
+def test_a_rule_of_ones_own_gets_a_record() -> None:
+    def mine(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+        return eq.ep(dynamics, theta, x, y, phases)
+
+    record = learning_rule(mine)
+    assert record == LearningRule("mine", mine, networks="both")
+    assert record.estimates == ESTIMATES
+    assert not record.in_table
+    assert record.fastest(CHAIN) is mine
 
 
 @each_rule
