@@ -524,7 +524,7 @@ def prepare(place: Path) -> None:
     ]
     assert mnist.main(small) == 0
     (place / "empty").mkdir()
-    (place / "file").write_text("a file")
+    (place / "file").write_text("a file", "utf-8")
     os.mkfifo(place / "pipe")
 
 
