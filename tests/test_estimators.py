@@ -169,6 +169,20 @@ def test_a_random_sign_is_the_root_mean_square_over_both() -> None:
     assert measured == pytest.approx(np.hypot(*errors) / np.sqrt(2))
 
 
+def test_each_error_is_relative_to_what_it_is_the_error_of() -> None:
+    system = SYSTEMS["chain"]
+    problem = prepare(system.dynamics, *system.draw(1))
+    centred = tied_estimators(problem, BETA, RATIO)[2]
+    record = estimators._measure(problem, centred, problem.limit)
+    (g,) = centred.estimates(BETA, 400)
+    assert record.error == pytest.approx(distance(g, problem.exact))
+    assert record.limit_error == pytest.approx(distance(g, problem.limit))
+    assert record.limit_error < record.error / 10
+    flat = [np.concatenate([t[name].ravel() for name in sorted(t)]) for t in (g, problem.exact)]
+    cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
+    assert record.angle == pytest.approx(np.degrees(np.arccos(cosine)))
+
+
 # ---- what they are measured against
 
 

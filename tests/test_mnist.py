@@ -560,6 +560,31 @@ def test_evaluate_prints_the_recorded_error(command: Command, options: list[obje
     assert contents(out) == before
 
 
+def test_the_test_error_is_that_of_the_test_set(
+    command: Command, options: list[object], data: Path, tmp_path: Path
+) -> None:
+    """The labels of the test set are wrong on purpose, so its error is far from those of training images."""
+    file = data / "t10k-labels-idx1-ubyte"
+    header, labels = file.read_bytes()[:8], file.read_bytes()[8:]
+    file.write_bytes(header + bytes((label + 1) % 3 for label in labels))
+    out = tmp_path / "run"
+    printed = command(*options, "--epochs", 5, "--out", out).out
+    last = metrics(out)[-1]
+    assert last["train_error"] < 10 < 90 < last["test_error"]
+    error = f"test error {last['test_error']:.2f} %"
+    assert f"train error {last['train_error']:.2f} %, {error}, " in printed.splitlines()[-2]
+    assert command("--evaluate", out).out == (
+        f"p-1h on bands: {error} (recorded after epoch 5: {last['test_error']:.2f} %)\n"
+    )
+    held_out = tmp_path / "held out"
+    command(*options, "--epochs", 5, "--validation", 20, "--out", held_out)
+    error = metrics(held_out)[-1]["test_error"]
+    assert error < 20
+    assert command("--evaluate", held_out).out == (
+        f"p-1h on bands: validation error {error:.2f} % (recorded after epoch 5: {error:.2f} %)\n"
+    )
+
+
 def test_evaluate_refuses_what_it_cannot_evaluate(
     command: Command, options: list[object], tmp_path: Path
 ) -> None:
