@@ -9,7 +9,15 @@ import pytest
 from eqprop_np.activations import hard_sigmoid, sigmoid, tanh
 from eqprop_np.dynamics import DiscreteTime, RealTime
 from eqprop_np.experiments import systems
-from eqprop_np.experiments.systems import SYSTEMS, Run, System, estimators_of, measure, print_theorem
+from eqprop_np.experiments.systems import (
+    SYSTEMS,
+    Run,
+    System,
+    estimators_of,
+    exactness,
+    measure,
+    print_theorem,
+)
 from eqprop_np.network import chain
 from eqprop_np.theorem import (
     Comparison,
@@ -186,3 +194,21 @@ def test_the_estimators_are_measured_with_the_settings_of_the_system(
         for found, value in zip((*theta.values(), x, y), (*wanted[0].values(), *wanted[1:]), strict=True):
             np.testing.assert_array_equal(found, value)
         assert settings == {"beta": pytest.approx(0.1), "ratio": pytest.approx(0.03)}
+
+
+@pytest.mark.parametrize(
+    "name, plain",
+    [
+        ("chain", "EP, holomorphic EP and C-EP follow the gradient of another loss"),
+        ("chain-real", "EP, holomorphic EP and C-EP follow the exact gradient"),
+        ("chain-untied", "VF and C-VF follow the displacement"),
+        ("chain-real-untied", "VF and C-VF follow the displacement"),
+    ],
+)
+def test_the_sentences_below_the_table_of_estimators(name: str, plain: str) -> None:
+    text = exactness(SYSTEMS[name], 0.634)
+    assert text.startswith(plain)
+    assert "is 63 % away from dL/dθ" in text
+    small = exactness(SYSTEMS[name], 1e-10)
+    assert small.startswith(f"For small parameters {plain.split(' follow')[0]} are exact here.")
+    assert "away" not in small
