@@ -195,7 +195,10 @@ class RealTime(_Parts):
     def update(
         self, s: Array, activity: Array, drive: Array, force: Array | None = None, output: bool = False
     ) -> Array:
-        """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp."""
+        """Return a layer's next state: an Euler step, Eq. (1), clamped if the dynamics clamp.
+
+        ``output`` says whether the layer is s^N, which moves in another way in the authors' code.
+        """
         new = self.euler(s, activity, drive, force, output)
         if not self.clamp:
             return new

@@ -217,6 +217,7 @@ RECORDED = sorted(path for path in RESULTS if path.name != "summary.json" and pa
 DECAY = {name: {"rate_schedule": Exponential(rate)} for name, rate in (("slow", 0.94), ("fast", 0.89))}
 OLD_TOL = {"schedule": Alternating(omega=1.2, tol=0.01)}  # the preset of conv has 0.03 since then
 OPPOSITE = {"psi": 180.0, "epochs": 10}
+READOUT = {"cost": "cross-entropy", "learning_rates": (0.2, 0.05, 0.2)}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
@@ -230,6 +231,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     **{f"implicit-180deg-seed{k}": OPPOSITE | {"rule": "implicit", "free_steps": 100} for k in range(3)},
     **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
     **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
+    "p-2h-readout": READOUT,
+    "conv-readout": READOUT,
 }
 
 
@@ -248,7 +251,7 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
 
 def test_each_preset_with_a_record_is_compared() -> None:
     names = {json.loads(path.read_text("utf-8"))["preset"] for path in RECORDED}
-    assert names == {"p-1h", "conv", "cep-1h", "cep-2h", "cvf-1h"}
+    assert names == {"p-1h", "p-2h", "conv", "cep-1h", "cep-2h", "cvf-1h"}
 
 
 # --- networks

@@ -769,7 +769,7 @@ def test_an_empty_name_is_not_the_current_directory(
 def test_two_runs_do_not_share_a_directory(
     command: Command, options: list[object], tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    """The second of two new runs, or of two resumes, is refused, and the first is the same as alone."""
+    """A second run in a directory in use is refused, and the result of the first does not change."""
     out, step, outcomes, batches = tmp_path / "run", SGD.step, [], []
     command(*options, "--out", tmp_path / "through")
 

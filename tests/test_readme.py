@@ -45,7 +45,7 @@ def test_its_errors_are_recorded() -> None:
         for name in ("conv-augment2-slow", "conv-augment")
     )
     assert f"two pixels had {two:.2f} % over epochs 18 to 20, where one had {one:.2f} %" in FLAT
-    for name in ("cep-1h", "cep-2h", "cvf-1h"):
+    for name in ("p-2h", "cep-1h", "cep-2h", "cvf-1h"):
         line = (
             f"{record(name)['epochs']} | {last(name, 5):.2f}, mean of the last five epochs | `{name}.json` |"
         )
@@ -94,6 +94,43 @@ def test_its_errors_with_untied_weights_are_recorded() -> None:
             assert f"--free-steps {runs[0]['configuration']['experiment']['phases']['free_steps']}" in options
     nine, ten = (epoch["test_error"] for epoch in record("implicit-180deg-30steps")["history"][-2:])
     assert f"{nine:.2f} % after nine epochs and {ten:.2f} % after ten" in FLAT
+
+
+def test_its_errors_with_a_readout_are_recorded() -> None:
+    for seed, number, text, squared, readout in (
+        (0, 5, "five", "p-2h", "p-2h-readout"),
+        (1, 3, "three", "conv-seed1", "conv-readout"),
+    ):
+        runs = record(squared), record(readout)
+        preset = runs[0]["preset"]
+        assert [(run["preset"], run["seed"], run["epochs"]) for run in runs] == [
+            (preset, seed, runs[0]["epochs"])
+        ] * 2
+        errors = f"{last(squared, number):.2f} | {last(readout, number):.2f}"
+        epochs = f"{runs[0]['epochs']}, mean of the last {text}"
+        assert f"| {preset}, seed {seed} | {epochs} | {errors} | `{squared}.json`, `{readout}.json` |" in FLAT
+        rates = runs[1]["configuration"]["experiment"]["training"]["learning_rates"]
+        assert f"with the cross-entropy are {' '.join(map(str, rates))} in both networks" in FLAT
+
+
+def test_the_trials_of_cvf_are_recorded() -> None:
+    lines = (RESULTS / "cvf-failure.txt").read_text("utf-8").splitlines()[1:]
+    trials = {name: re.search("test errors ([0-9 ]+) %", rest)[1].split() for name, _, rest in
+              (line.partition(": ") for line in lines)}  # fmt: skip
+    ends = {name: int(errors[-1]) for name, errors in trials.items()}
+    group = ("flips on the forward weights", "b1 held", "initial weights × 2", "β always positive", "K = 30")
+    found = [ends[name] for name in group]
+    assert f"The error ends at {min(found)} to {max(found)} % with" in FLAT
+    assert f"at {ends['K = 5']} and {ends['β always negative']} % with K = 5 and with β always" in FLAT
+    assert trials["T = 20"] == trials["T = 100"] == trials["as the preset"]
+    before, after = trials["as the preset"][-2:]
+    assert f"the preset had {before} % after 2625 batches and {after} % after 3000" in FLAT
+    before, after = trials["initial weights × 0.5"][-2:]
+    assert f"half as large gave {before} % and {after} %" in FLAT
+    two = trials["two hidden layers"]
+    assert f"reached {two[3]} % after 1500 batches and ended at {two[-1]} %" in FLAT
+    scaled = [int(e) for n in ("0.5", "2") for e in trials[f"two hidden layers, weights × {n}"]]
+    assert f"they did not learn ({min(scaled)} to {max(scaled)} %)" in FLAT
 
 
 def last(name: str, epochs: int) -> float:
