@@ -195,6 +195,8 @@ def faults(notebook: NotebookNode, name: str) -> list[str]:
         found.append("execution counts are not 1, 2, …")
     if notebook.metadata.keys() - {"kernelspec", "language_info"}:
         found.append("metadata beside kernelspec and language_info")
+    if re.search(r"\\mathrm\s*\\", prose_of(notebook)):  # which MathJax shows as an error
+        found.append("a formula with \\mathrm before a command")
     if any("sys.path" in cell.source for cell in code):
         found.append("sys.path in a cell")
     for output in (output for cell in code for output in cell.outputs):
@@ -482,6 +484,7 @@ PLANTED: dict[str, Callable[[NotebookNode], object]] = {
     "no link": replaced(-1, NAMES[1], NAMES[2]),
     "execution counts": lambda notebook: notebook.cells[3].update(execution_count=3),
     "metadata": lambda notebook: notebook.metadata.update(widgets={}),
+    "a formula": replaced(4, "A figure.", r"$\mathrm \mathrm d$"),
     "sys.path": replaced(1, "import lesson", "sys.path.append('..')"),
     "an error": printed("a message", name="stderr"),
     "a path: in": printed("in /home/ann/eqprop"),
