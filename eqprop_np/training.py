@@ -268,7 +268,7 @@ def fit(
         batch_size=batch_size,
         transform=transform,
     )
-    check_stable(dynamics, phases, run.record.signs)
+    check_stable(dynamics, phases, run.record.function)
     for name, callback in (("on_batch", on_batch), ("on_epoch", on_epoch)):
         if callback is not None and not callable(callback):
             raise TypeError(f"{name} must be a function of the progress, got {describe(callback)}")

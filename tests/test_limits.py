@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from examples import write_bands
 import eqprop_np as eq
 from eqprop_np import benchmark, figures, mnist, sweep
 from eqprop_np.__main__ import COMMANDS
+from eqprop_np.dynamics import linear_step
 from eqprop_np.experiments import limits, systems
 from eqprop_np.experiments.limits import check_limits, memory_needed
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.rules import RULES
-from eqprop_np.rules.phases import check_stable
+from eqprop_np.rules.asymmetric import corrected_phase
+from eqprop_np.rules.phases import check_stable, free_phase
 
 MAINS = {
     "mnist": mnist.main,
@@ -258,21 +261,21 @@ def test_phases_that_do_not_converge_are_refused(name: str) -> None:
     """The small weights of this network are no reason not to converge."""
     dynamics, phases = UNSTABLE[name]
     with pytest.raises(ValueError, match="converge"):
-        check_stable(dynamics, phases, "estimate")
+        check_stable(dynamics, phases, eq.ep)
     assert nudged_change(dynamics, phases) > 1e-6
 
 
 @pytest.mark.parametrize("name", STABLE)
 def test_phases_that_converge_are_accepted(name: str) -> None:
     dynamics, phases = STABLE[name]
-    check_stable(dynamics, phases, "estimate")
+    check_stable(dynamics, phases, eq.ep)
     assert nudged_change(dynamics, phases) < 1e-6
 
 
 def test_the_force_of_a_readout_is_bounded() -> None:
     dynamics = eq.DiscreteTime(eq.chain([20, 30]), cost=eq.Readout(5))
     phases = eq.Phases(10, 10, beta=5.0)
-    check_stable(dynamics, phases, "both")
+    check_stable(dynamics, phases, eq.holomorphic_ep)
     assert nudged_change(dynamics, phases) < 1e-6
 
 
@@ -301,6 +304,41 @@ def test_each_rule_checks_what_it_uses(rule: str) -> None:
                     function()
             else:
                 function()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_checks_omega_where_it_uses_it(rule: str) -> None:
+    """The nudged phases of C-EP, VF, C-VF and AsymEP are synchronous, so their bound does not contain ω."""
+    network = eq.untied(NETWORK) if RULES[rule].networks == "untied" else NETWORK
+    dynamics = eq.RealTime(network, eq.sigmoid, 0.2)
+    phases = eq.Phases(10, 10, beta=5.0, schedule=eq.Alternating(1.9))
+    if rule in ("ep", "holomorphic"):
+        with pytest.raises(ValueError, match=r"omega \* epsilon \* \(1 \+ beta\) must be below 2"):
+            check_stable(dynamics, phases, RULES[rule].function)
+    else:
+        check_stable(dynamics, phases, RULES[rule].function)
+    if RULES[rule].signs != "none":
+        with pytest.raises(ValueError, match=r"epsilon \* \(1 \+ beta\) must be below 2"):
+            check_stable(dynamics, replace(phases, beta=9.0), RULES[rule].function)
+    fast = eq.RealTime(network, eq.sigmoid, 1.1)  # its free phase does not converge, whatever the rule
+    with pytest.raises(ValueError, match=r"omega \* epsilon must be below 2"):
+        check_stable(fast, replace(phases, beta=0.1), RULES[rule].function)
+
+
+@pytest.mark.parametrize("beta, converges", [(5.0, True), (9.1, False)])
+def test_the_nudged_phase_of_asymep_does_not_use_omega(beta: float, converges: bool) -> None:
+    """ω is 1.9. With it, the phase would not converge for β = 5 either."""
+    dynamics = eq.RealTime(NETWORK, eq.sigmoid, 0.2)
+    theta = {name: 0.3 * value for name, value in dynamics.init(np.random.default_rng(1), np.float64).items()}
+    x, y = np.random.default_rng(2).random((4, 20)), np.eye(5)[:4]
+    phases = eq.Phases(2000, 10, beta=beta, schedule=eq.Alternating(1.9, 1e-13))
+    static, free = free_phase(dynamics, theta, x, phases)
+    step = linear_step(dynamics, theta, static, free.state)
+    ends = [
+        corrected_phase(dynamics, theta, static, free.state, step, eq.Nudge(beta, y), steps)[-1]
+        for steps in (500, 501)
+    ]
+    assert bool(np.abs(ends[1] - ends[0]).max() < 1e-9) is converges
 
 
 def test_a_preset_with_such_a_beta_is_refused(refused: Any, bands: Path) -> None:

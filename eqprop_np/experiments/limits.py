@@ -52,7 +52,7 @@ def check_limits(experiment: Experiment, image: Shape, classes: int, train_size:
         )
     dynamics = experiment.unchecked(image, classes)
     check_memory(experiment, dynamics, train_size)
-    check_stable(dynamics, experiment.phases, RULES[experiment.rule].signs)
+    check_stable(dynamics, experiment.phases, RULES[experiment.rule].function)
 
 
 def check_duration(experiment: Experiment) -> None:

@@ -29,7 +29,7 @@ from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.rules.phases import Phases, Update, checked, cost_gradient, free_phase
 
 
-@partial(checked, signs="both")
+@partial(checked, signs="both", synchronous=True)
 def asymep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by equilibrium propagation with a corrected second phase (AsymEP).
 

@@ -14,6 +14,7 @@ For dense networks `eqprop_np.rules.telescoped` computes the same result faster.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -85,7 +86,7 @@ def continual_phase(
         yield Instant(s, change, theta)
 
 
-@checked
+@partial(checked, synchronous=True)
 def cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by continual equilibrium propagation: minus the sum of the Δ_θ(t) of Eq. (5).
 

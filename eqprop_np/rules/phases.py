@@ -22,7 +22,7 @@ from eqprop_np.checks import (
     is_number,
 )
 from eqprop_np.costs import squared_error
-from eqprop_np.dynamics import DiscreteTime, Dynamics, check_arguments
+from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime, check_arguments
 from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.relaxation import Alternating, Relaxation, Schedule, require_schedule, settle
 
@@ -122,20 +122,20 @@ Signs = Literal["none", "estimate", "both"]
 """The signs of β that a rule uses: it does not nudge, or the estimate decides, or both always."""
 
 
-def checked(rule: Rule, signs: Signs = "estimate") -> Rule:
+def checked(rule: Rule, signs: Signs = "estimate", synchronous: bool = False) -> Rule:
     """Return the rule with a check of its arguments.
 
     The rule itself stays available as ``inspect.unwrap(rule)``, for a caller that has checked them, and
-    `signs_of` tells its ``signs``.
+    `signs_of` tells its ``signs``. ``synchronous`` says that the nudged phase does not follow the schedule.
     """
 
     @wraps(rule)
     def check_and_call(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
         y = check_problem(dynamics, theta, x, y, phases)
-        check_stable(dynamics, phases, signs)
+        check_stable(dynamics, phases, check_and_call)
         return rule(dynamics, theta, x, y, phases)
 
-    vars(check_and_call)["signs"] = signs
+    vars(check_and_call).update(signs=signs, synchronous=synchronous)
     return check_and_call
 
 
@@ -144,13 +144,22 @@ def signs_of(rule: Rule) -> Signs:
     return getattr(rule, "signs", "none")
 
 
-def check_stable(dynamics: Dynamics, phases: Phases, signs: Signs) -> None:
-    """Check that the output of a nudged phase can converge, for the squared error.
+def check_stable(dynamics: Dynamics, phases: Phases, rule: Rule) -> None:
+    """Check that the phases of a rule can converge, for the squared error.
 
-    Its force β (y − ŷ) feeds the output back to itself. A step multiplies a displacement of ŷ by −β in
-    discrete time and by 1 − ωε(1 + β) in real time, besides what returns from the other layers. The force of
-    a readout is bounded, and that of your own cost is not known.
+    The leak of real time multiplies a displacement by 1 − ωε at each step. The force β (y − ŷ) of a nudged
+    phase feeds the output back to itself. A step multiplies a displacement of ŷ by −β in discrete time and
+    by 1 − ωε(1 + β) in real time, besides what returns from the other layers. Here ω is 1 if the nudged
+    phase of the rule is synchronous. The force of a readout is bounded, and that of your own cost is not
+    known.
     """
+    omega = phases.schedule.omega if isinstance(phases.schedule, Alternating) else 1.0
+    if isinstance(dynamics, RealTime) and omega * dynamics.epsilon >= 2:
+        raise ValueError(
+            f"omega * epsilon must be below 2 in real time, got {omega:g} * {dynamics.epsilon:g}: each step "
+            "would overshoot by more than it corrects, so no phase converges; choose a smaller epsilon"
+        )
+    signs = signs_of(rule)
     if dynamics.cost is not squared_error or signs == "none":
         return
     beta = phases.beta
@@ -163,13 +172,12 @@ def check_stable(dynamics: Dynamics, phases: Phases, signs: Signs) -> None:
                 "change of the output by -beta at each step, so the nudged phase does not converge"
             )
         return
-    omega = phases.schedule.omega if isinstance(phases.schedule, Alternating) else 1.0
-    step = omega * dynamics.epsilon
-    if step * (1 + max(most, 0)) >= 2:
+    name, factor = ("", "") if (synchronous := vars(rule)["synchronous"]) else ("omega * ", f"{omega:g} * ")
+    if (1.0 if synchronous else omega) * dynamics.epsilon * (1 + max(most, 0)) >= 2:
         raise ValueError(
-            "omega * epsilon * (1 + beta) must be below 2 in real time, got "
-            f"{omega:g} * {dynamics.epsilon:g} * (1 + {max(most, 0):g}): each step would overshoot by more "
-            "than it corrects, so the phase does not converge; choose a smaller beta or epsilon"
+            f"{name}epsilon * (1 + beta) must be below 2 in real time, got {factor}{dynamics.epsilon:g} * "
+            f"(1 + {max(most, 0):g}): each step would overshoot by more than it corrects, so the nudged "
+            "phase does not converge; choose a smaller beta or epsilon"
         )
     if least < -1 and not dynamics.clamp:  # at -1 a displacement of the output stays as it is
         raise ValueError(

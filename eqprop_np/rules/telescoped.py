@@ -20,6 +20,7 @@ other Δ_θ(t) are not differences of one quantity at two times, so those weight
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def require_dense(network: Network) -> None:
         )
 
 
-@checked
+@partial(checked, synchronous=True)
 def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return `cep` of a dense network, computed without writing a weight. It has the parameters of `cep`."""
     network = dynamics.network
@@ -63,7 +64,7 @@ def telescoped_cep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     return Update(network.contrast(Snapshot(activities, {}), free.snapshot, -phases.beta), free)
 
 
-@checked
+@partial(checked, synchronous=True)
 def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return `cvf` of a dense network, computed without writing the input's weights.
 

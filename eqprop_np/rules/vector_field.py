@@ -16,6 +16,7 @@ The first two terms are what VF gives to the one weight. The last is of order β
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -86,7 +87,7 @@ def field_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: Sta
     return dynamics.network.vjp_theta([(before, velocity)])
 
 
-@checked
+@partial(checked, synchronous=True)
 def cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by continual vector field EP (C-VF): minus the sum of the Δ_θ(t).
 
@@ -108,7 +109,7 @@ def cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
     return sum_of_deltas(dynamics, theta, x, y, phases, field_delta)
 
 
-@checked
+@partial(checked, synchronous=True)
 def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by the vector field rule: `cvf` with constant θ in the second phase.
 
