@@ -161,7 +161,7 @@ def run_tests(files: Sequence[str], repository: Path, quiet: bool) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files]))
+    return int(pytest.main(["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *files]))
 
 
 def outcome(fault: Fault, repository: Path) -> str:

@@ -100,7 +100,7 @@ def test_it_learns_what_is_not_linear() -> None:
         {"hidden_layer_sizes": (20, 20), "epochs": 60},
         {"hidden_layer_sizes": ()},
     ],
-    ids=str,
+    ids=lambda settings: str(settings).split(" at 0x")[0],  # not the address of a function
 )
 def test_each_rule_and_optimizer_learns(settings: dict) -> None:
     fitted = quick(**{"epochs": 40} | settings).fit(X, Y)
@@ -379,7 +379,7 @@ def test_the_share_of_phases_is_that_of_the_last_epoch() -> None:
         ({"rule": "cvf", "optimizer": "sgd"}, eq.cvf, eq.SGD(0.02), "random-sign"),
         ({"standardize": False}, eq.ep, eq.Adam(0.02), "centered"),
     ],
-    ids=str,
+    ids=["ep", "bptt", "cep", "cvf", "not standardized"],
 )
 @pytest.mark.filterwarnings("ignore:.*did not converge")
 @pytest.mark.filterwarnings("ignore:X has values")

@@ -5,12 +5,12 @@ abstract, the notebook uses the function.
 """
 
 import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
 import pytest
 
 import eqprop_np
@@ -58,6 +58,12 @@ def mentions(text: str, cited: str) -> bool:
     return bool(re.search(SYMBOLS[cited], text)) if cited in SYMBOLS else cited in citations(text)
 
 
+def text_of(notebook: str, kind: str) -> str:
+    """Return the cells of a kind; `nbformat` would take a second to import."""
+    cells = json.loads((ROOT / notebook).read_text("utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
+
+
 TABLE = table((ROOT / "README.md").read_text("utf-8"))
 FUNCTIONS = [(name, row.cited) for row in TABLE for name in row.functions]
 NOTEBOOKS = [(name, row.cited) for row in TABLE for name in row.notebooks]
@@ -79,8 +85,7 @@ def test_the_function_cites_its_equation(name: str, cited: str) -> None:
 
 @pytest.mark.parametrize(("name", "cited"), NOTEBOOKS)
 def test_the_notebook_cites_it_too(name: str, cited: str) -> None:
-    cells = nbformat.read(ROOT / name, as_version=4).cells
-    assert mentions("\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"), cited)
+    assert mentions(text_of(name, "markdown"), cited)
 
 
 def test_beyond_the_abstract_each_function_is_public_and_the_notebook_uses_it() -> None:
@@ -92,9 +97,7 @@ def test_beyond_the_abstract_each_function_is_public_and_the_notebook_uses_it() 
         public = getattr(eqprop_np, function.rpartition(".")[2])
         assert public is pkgutil.resolve_name(f"eqprop_np.{function}")
         assert name not in eqprop_np.RULES or eqprop_np.RULES[name].function is public
-        cells = nbformat.read(ROOT / notebook, as_version=4).cells
-        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-        assert f"eq.{public.__name__}" in code
+        assert f"eq.{public.__name__}" in text_of(notebook, "code")
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
         ({"schedule": "none"}, "schedule must be Synchronous(...) or Alternating(...), got 'none'"),
         ({"rate_schedule": "none"}, "rate_schedule must be Exponential(...), Steps(...) or Cosine(...)"),
-        ({"rate_schedule": lambda epoch: 1.0}, "which can be stored, got function"),
+        ({"rate_schedule": abs}, "which can be stored, got builtin_function"),
         ({"hidden": 4}, "hidden must be a sequence of integers, got 4"),
         ({"hidden": "4"}, "hidden must be a sequence of integers, got '4'"),
         ({"hidden": (True,)}, "hidden must be an integer of at least 1, got True"),

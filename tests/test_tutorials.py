@@ -4,10 +4,10 @@ Each notebook is executed in a fresh kernel, with EQPROP_NP_STATIC=1. Its texts 
 1 % in their numbers; of a picture, only that there is one. `lesson.play` then draws the figure of each slider
 at three values.
 
-The exercises of a notebook are executed in two more kernels: once with every true answer in the place of
-its exercise, and without the cells of the answers, so that no check and no later cell can depend on them;
-once with every stored wrong answer. The checks must print "right" and "not yet: …". A check that raises
-another error than AssertionError prints "not yet, TypeError: …", and has not judged the wrong answer.
+The exercises of a notebook are executed in one more kernel: first with the stored wrong answer, then with the
+true one, in the place of the exercise. The cells of the answers are left out, so that no check and no later
+cell can depend on them. The check must print "not yet: …", then "right". A check that raises another error
+than AssertionError prints "not yet, TypeError: …", and has not judged the wrong answer.
 """
 
 import math
@@ -15,8 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from copy import deepcopy
 from itertools import groupby
 from pathlib import Path
@@ -83,33 +82,6 @@ def environment(session_cache: Path) -> dict[str, str]:
     )
     subprocess.run([sys.executable, "-c", code], env=result, check=True, capture_output=True)
     return result
-
-
-Executed = dict[tuple[Path, str], Future[NotebookNode]]
-
-
-@pytest.fixture(scope="session")
-def fresh(request: pytest.FixtureRequest, environment: dict[str, str]) -> Iterator[Executed]:
-    """The notebooks that the selected tests need, executed anew, two at a time.
-
-    The key is (path, variant). The variant is "stored", or that of `plant`.
-    """
-    needed: dict[tuple[Path, str], None] = {}  # an ordered set
-    for item in request.session.items:
-        parameters = getattr(item, "callspec", None)
-        if parameters and {"path", "fresh"} <= {*parameters.params, *item.fixturenames}:
-            variants = VARIANTS if "variant" in parameters.params else ("stored",)
-            needed |= {(parameters.params["path"], v): None for v in variants}
-    with ThreadPoolExecutor(2) as pool:
-        yield {key: pool.submit(_execute_variant, *key, environment) for key in needed}
-        pool.shutdown(cancel_futures=True)
-
-
-def _execute_variant(path: Path, variant: str, environment: dict[str, str]) -> NotebookNode:
-    notebook = nbformat.read(path, as_version=4)
-    if variant == "stored":
-        return execute(notebook, environment)
-    return execute(plant(notebook, variant), environment | {"MPLBACKEND": "agg"})  # which shows no figure
 
 
 # ---- the helpers
@@ -280,26 +252,25 @@ def _tags(cell: NotebookNode) -> set[str]:
 
 # ---- the exercises
 
-VARIANTS = ("right", "wrong")
 
+def plant(notebook: NotebookNode) -> NotebookNode:
+    """The notebook with two answers to every exercise: its wrong one, then its true one, each with the check.
 
-def plant(notebook: NotebookNode, variant: str) -> NotebookNode:
-    """The notebook with every exercise answered: with its true answer, or with its wrong one.
-
-    The cells after the last check are left out, because they show nothing about the checks, and with the true
-    answers so are the cells of the answers.
+    The cells of the answers are left out, and the cells after the last check, because they show nothing about
+    the checks.
     """
     planted = deepcopy(notebook)
-    answer = ""
-    for cell in reversed(planted.cells):
-        if "answer" in _tags(cell):
-            answer = cell.source
-        elif "exercise" in _tags(cell):
-            cell.source = answer if variant == "right" else cell.metadata["wrong"]
-    if variant == "right":
-        planted.cells = [cell for cell in planted.cells if "answer" not in _tags(cell)]
-    last = max(k for k, cell in enumerate(planted.cells) if "check" in _tags(cell))
-    planted.cells = planted.cells[: last + 1]
+    cells: list[NotebookNode] = []
+    end = 0  # after the last check
+    for cell in planted.cells:
+        if "exercise" in _tags(cell):
+            cell.source = cell.metadata["wrong"]
+        if "answer" in _tags(cell):  # of the two cells before
+            cells += [new_code_cell(cell.source), deepcopy(cells[-1])]
+            end = len(cells)
+        else:
+            cells.append(cell)
+    planted.cells = cells[:end]
     return planted
 
 
@@ -340,21 +311,21 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @each
-def test_runs_and_shows_what_is_stored(path: Path, fresh: Executed) -> None:
-    executed = fresh[path, "stored"].result()
+def test_runs_and_shows_what_is_stored(path: Path, environment: dict[str, str]) -> None:
+    stored = nbformat.read(path, as_version=4)
+    executed = execute(stored, environment)
     assert faults(executed, path.stem) == []
-    assert differences(nbformat.read(path, as_version=4), executed) == []
+    assert differences(stored, executed) == []
 
 
 @each_numbered
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_each_check_knows_a_right_answer_from_a_wrong_one(path: Path, variant: str, fresh: Executed) -> None:
-    found = verdicts(fresh[path, variant].result())
-    assert len(found) >= 2
-    if variant == "right":
-        assert found == ["right"] * len(found)
-    else:
-        assert all(text.startswith("not yet: ") for text in found), found
+def test_each_check_knows_a_right_answer_from_a_wrong_one(path: Path, environment: dict[str, str]) -> None:
+    planted = plant(nbformat.read(path, as_version=4))
+    found = verdicts(execute(planted, environment | {"MPLBACKEND": "agg"}))  # which shows no figure
+    wrong, right = found[::2], found[1::2]
+    assert len(right) >= 2
+    assert right == ["right"] * len(wrong)
+    assert all(text.startswith("not yet: ") for text in wrong), wrong
 
 
 # ---- and what finds a fault in them does so
@@ -555,19 +526,21 @@ def test_an_error_output_is_found() -> None:
 
 
 def test_plant() -> None:
-    right, wrong = (plant(example(), variant) for variant in VARIANTS)
-    exercises = [[c.source for c in n.cells if "exercise" in _tags(c)] for n in (right, wrong)]
-    assert exercises == [["a = 2", "b = a + 2"], ["a = 3", "b = a"]]
-    assert [sum("answer" in _tags(c) for c in n.cells) for n in (right, wrong)] == [0, 1]
+    cells = plant(example()).cells
+    firsts = [cell.source.splitlines()[0] for cell in cells if cell.cell_type == "code"]
+    check = "@lesson.check"
+    assert firsts[2:] == ["a = 3", check, "a = 2", check, "b = a", check, "b = a + 2", check]
+    assert not any("answer" in _tags(cell) for cell in cells)
 
 
 def test_a_check_that_accepts_everything_or_nothing_is_found(environment: dict[str, str]) -> None:
     notebook = example()
     notebook.cells[3].source = ""
     notebook.cells[7].source = "@lesson.check\ndef right():\n    pass"
-    assert verdicts(execute(plant(notebook, "wrong"), environment)) == ["right", "not yet: no"]
+    assert verdicts(execute(plant(notebook), environment)) == ["right", "right", "not yet: no", "right"]
     notebook.cells[7].source = "@lesson.check\ndef right():\n    assert False, 'never'"
-    assert verdicts(execute(plant(notebook, "right"), environment)) == ["not yet: never", "right"]
+    never = "not yet: never"
+    assert verdicts(execute(plant(notebook), environment)) == [never, never, "not yet: no", "right"]
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
