@@ -12,7 +12,7 @@ README.md has the map. All public names are available from this module:
 - rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
   `Update`, `RULES`, `LearningRule`
 - training: `fit`, `predict`, `outputs`, `error_rate`, `Progress`, `SGD`, `Adam`, `Exponential`, `Steps`,
-  `Cosine`, `random_shift`, `share`
+  `Cosine`, `random_shift`, `random_distortion`, `share`
 - inspection: `confusion_matrix`, `plot_relaxation`, `plot_learning_curves`, `plot_confusion_matrix`,
   `plot_worst_errors`
 - Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
@@ -21,6 +21,7 @@ README.md has the map. All public names are available from this module:
 """
 
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
+from eqprop_np.augmentation import random_distortion, random_shift
 from eqprop_np.connections import Connection, ConvPool, Dense
 from eqprop_np.costs import Cost, Readout, cross_entropy, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
@@ -43,7 +44,6 @@ from eqprop_np.rules.holomorphic import holomorphic_ep
 from eqprop_np.rules.implicit import implicit_gradient
 from eqprop_np.rules.phases import Phases, Update
 from eqprop_np.rules.vector_field import angle_between, cvf, untied, vf, weight_angle
-from eqprop_np.samples import random_shift
 from eqprop_np.testing import (
     check_activation,
     check_adjoint,
@@ -111,6 +111,7 @@ __all__ = [
     "plot_relaxation",
     "plot_worst_errors",
     "predict",
+    "random_distortion",
     "random_shift",
     "relax",
     "share",

@@ -164,6 +164,8 @@ def _parser() -> Parser:
         "the input, and no ρ′ in the motion of the output")  # fmt: skip
     add("--augment", type=int, nargs="?", const=1, metavar="PIXELS",
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
+    add("--distort", type=float, metavar="STRENGTH", help="distort training images at random by rotation, "
+        "scale, shear, shift and elastically; 1 suits digits (default: 0)")  # fmt: skip
     add("--workers", type=int, metavar="N", help="number of processes that share each batch")
     return parser
 

@@ -3,7 +3,6 @@
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_integer
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.network import Network
 
@@ -166,23 +164,3 @@ def _say_once(message: str) -> None:
 
 
 _SAID: set[str] = set()
-
-
-def random_shift(pixels: int) -> Callable[[Array, np.random.Generator], Array]:
-    """Return a transform for `fit` that moves each image by up to so many pixels in each direction.
-
-    Zeros move in at the border. The batch has shape (B, H, W) or (B, H, W, C).
-    """
-    check_integer("pixels", pixels, least=0)
-
-    def shift(x: Array, rng: np.random.Generator) -> Array:
-        if x.ndim not in (3, 4):
-            raise ValueError(f"random_shift needs images of shape (N, H, W) or (N, H, W, C), got {x.shape}")
-        height, width = x.shape[1:3]
-        margins = [(0, 0), (pixels, pixels), (pixels, pixels)] + [(0, 0)] * (x.ndim - 3)
-        windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, margins), (height, width), axis=(1, 2))
-        down, right = rng.integers(0, 2 * pixels + 1, (2, len(x)))
-        chosen = windows[np.arange(len(x)), down, right]
-        return np.moveaxis(chosen, (-2, -1), (1, 2))
-
-    return shift

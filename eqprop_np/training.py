@@ -222,8 +222,9 @@ def fit(
     validation : (X, y), optional
         After each epoch the error on them is recorded.
     transform : callable, optional
-        Maps a batch of X and the generator to a changed batch of the same shape, for data augmentation.
-        The validation data are not changed.
+        Maps a batch of X and the generator to a changed batch of the same shape, for data augmentation,
+        such as `eqprop_np.random_shift` and `eqprop_np.random_distortion` return it. The validation data
+        are not changed.
     seed : int
         Of the generator, for a new run.
     progress : Progress, optional

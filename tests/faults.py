@@ -62,6 +62,7 @@ TESTS = {  # the test files of each module; the first ones find most
     "optimizers": "optimizers",
     "training": "training plots",
     "samples": "training",
+    "augmentation": "augmentation datasets",
     "processes": "processes",
     "classifier": "classifier",
     "plots": "plots",

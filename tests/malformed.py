@@ -178,6 +178,7 @@ INTEGERS = [
 ]
 NUMBERS = [
     *("beta", "epsilon", "tol", "omega", "momentum", "weight-decay", "rate-decay", "angle", "learning-rates"),
+    *("distort",),
 ]
 CHOICES = ["preset", "rule", "estimate", "schedule", "activation", "optimizer", "cost", "rate-schedule"]
 BAD_INTEGERS = ["", "x", "1.5", "-1", "0", "1e3", "nan", "9" * 30, "1000000000", "0x10"]

@@ -140,6 +140,7 @@ def test_every_other_setting_survives_json() -> None:
         free_steps=np.int64(3), beta=np.float32(-0.25), activation="tanh",
         schedule=Alternating(np.float32(1.25), np.float64(0.1)),
         dynamics="real-time", epsilon=np.float32(0.5), workers=np.int32(3), augment=2,
+        distort=np.float32(0.5),
         rate_schedule=Steps(np.int64(3), np.float32(0.5)),
     )  # fmt: skip
     configuration = replace(CONFIGURATION, experiment=experiment, seed=np.int64(3), train_size=np.int32(9))

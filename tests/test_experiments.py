@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from eqprop_np.activations import ACTIVATIONS, sigmoid, tanh
+from eqprop_np.augmentation import random_distortion, random_shift
 from eqprop_np.connections import ConvPool
 from eqprop_np.dynamics import DiscreteTime, RealTime
 from eqprop_np.experiments.configuration import Configuration
@@ -39,6 +40,7 @@ SHARED = {
     "momentum": 0.0,
     "weight_decay": 0.0,
     "augment": 0,
+    "distort": 0.0,
     "channels": (),
     "activation": "sigmoid",
 }
@@ -389,6 +391,20 @@ def test_a_run_has_what_training_needs(rule: str) -> None:
     assert tiny(rule=rule).run(dynamics).transform is None
 
 
+def test_images_are_distorted_and_then_shifted() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (5, 4, 6)).astype(np.uint8)
+    for settings, parts in (
+        ({"distort": 2}, [random_distortion(2)]),
+        ({"distort": 2, "augment": 1}, [random_distortion(2), random_shift(1)]),
+    ):
+        rng, expected = np.random.default_rng(1), x
+        for part in parts:
+            expected = part(expected, rng)
+        transform = tiny(**settings).training.transform
+        assert transform is not None
+        np.testing.assert_array_equal(transform(x, np.random.default_rng(1)), expected)
+
+
 @every
 def test_every_parameter_has_a_rate(experiment: Experiment) -> None:
     dynamics = experiment.build((28, 28), 10)
@@ -428,6 +444,7 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"epsilon": 0.0}, "epsilon must be positive and finite, got 0.0"),
         ({"optimizer": "lbfgs"}, "optimizer must be one of sgd, adam, got 'lbfgs'"),
         ({"augment": -1}, "augment must be an integer of at least 0, got -1"),
+        ({"distort": math.inf}, "distort must be a number from 0 to 10, got inf"),
         ({"augment": 1.5}, "augment must be an integer of at least 0, got 1.5"),
         ({"beta": 0.0}, "beta must be a finite number other than 0, got 0.0: EP divides by it"),
         (

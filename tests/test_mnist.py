@@ -208,7 +208,7 @@ def test_it_prints_its_configuration_a_line_per_epoch_and_the_error(
         (["--rate-schedule", "steps:2:0.1"], "rates 0.3 0.2 times 0.1 every 2 epochs"),
         (["--rate-schedule", "cosine"], "rates 0.3 0.2 falling to 0 as a cosine"),
         (["--momentum", 0.5, "--weight-decay", 0.01], "sgd, momentum 0.5, weight decay 0.01, rates"),
-        (["--optimizer", "adam", "--augment", 2], "adam, augment 2, rates"),
+        (["--optimizer", "adam", "--augment", 2, "--distort", 0.5], "adam, augment 2, distort 0.5, rates"),
         (
             ["--channels", 2, "--kernel", 3, "--padding", 1, "--learning-rates", 0.1, 0.1, 0.1],
             "hidden layers 2 channels-8, kernel 3, pool 2, stride 1, padding 1",
@@ -342,6 +342,7 @@ SETTINGS: dict[str, Any] = {
     "nudged_steps": 4,
     "beta": -0.2,
     "augment": 2,
+    "distort": 0.5,
     "workers": 2,
     "weight_decay": 0.01,
 }
@@ -644,6 +645,7 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--learning-rates", 0.1, -0.1], "learning_rates must be positive and finite, got (0.1, -0.1)"),
         (["--free-steps", 0], "free_steps must be a positive integer, got 0"),
         (["--workers", 0], "workers must be an integer of at least 1, got 0"),
+        (["--distort", -1], "distort must be a number from 0 to 10, got -1.0"),
         (["--augment", -1], "augment must be an integer of at least 0, got -1"),
         (
             ["--preset", "conv"],
@@ -810,7 +812,11 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
 @pytest.mark.parametrize("batches", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize(
     "more",
-    [[], ["--estimate", "random-sign", "--augment", 1], ["--momentum", 0.9, "--rate-schedule", "cosine"]],
+    [
+        [],
+        ["--estimate", "random-sign", "--augment", 1, "--distort", 1],
+        ["--momentum", 0.9, "--rate-schedule", "cosine"],
+    ],
     ids=["plain", "random", "momentum"],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(

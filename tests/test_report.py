@@ -168,6 +168,7 @@ def test_the_first_lines_have_every_setting() -> None:
         momentum=0.6,
         weight_decay=0.07,
         augment=8,
+        distort=0.5,
         rate_schedule=Exponential(0.9),
     )
     assert describe(configuration(conv)) == [
@@ -175,7 +176,7 @@ def test_the_first_lines_have_every_setting() -> None:
         "stride 3, padding 4",
         "data: bands, 50 training images of 4×5 pixels, 3 classes, seed 2",
         "phases: T 28, K 8, β 0.4 centered, alternating, ω 1.2, tol 0.03",
-        "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, "
+        "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, distort 0.5, "
         "rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
     ]
 

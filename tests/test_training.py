@@ -90,6 +90,7 @@ FORMS = {
     ),
     "Adam, random sign": Form(optimizer=eq.Adam(0.01, weight_decay=0.1), phases=RANDOM_SIGN),
     "real time, augmented": Form(eq.RealTime(CHAIN), RANDOM_SIGN, transform=eq.random_shift(2)),
+    "distorted": Form(transform=eq.random_distortion(1)),
     "C-EP": Form(rule=eq.cep, rate_schedule=eq.Steps(1, 0.5)),
     "C-VF": Form(
         eq.DiscreteTime(eq.untied(CHAIN)),
@@ -342,41 +343,7 @@ def test_a_rule_of_ones_own_may_keep_its_arrays_and_wrap_another() -> None:
     assert not np.array_equal(progress.theta["w0-1"], Form().fit(epochs=1).theta["w0-1"])
 
 
-# --- the shift
-
-
-def shifted(image: Array, down: int, right: int) -> Array:
-    """Return the shifted image, computed pixel by pixel. The new pixels are 0."""
-    moved = np.zeros_like(image)
-    for r, c in np.ndindex(*image.shape[:2]):
-        if 0 <= r - down < image.shape[0] and 0 <= c - right < image.shape[1]:
-            moved[r, c] = image[r - down, c - right]
-    return moved
-
-
-@pytest.mark.parametrize("pixels", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3), (4, 6, 2)], ids=str)
-def test_random_shift_moves_each_image_by_one_of_all_shifts(
-    pixels: int, shape: tuple[int, ...], rng: np.random.Generator
-) -> None:
-    x = rng.random((200, *shape)) + 1
-    before = x.copy()
-    found = eq.random_shift(pixels)(x, rng)
-    assert (found.shape, found.dtype) == (x.shape, x.dtype)
-    reach, seen = range(-pixels, pixels + 1), set()
-    for image, moved in zip(x, found, strict=True):
-        matches = [(d, r) for d in reach for r in reach if np.array_equal(moved, shifted(image, d, r))]
-        assert len(matches) == 1
-        seen.add(matches[0])
-    assert seen == {(d, r) for d in reach for r in reach}
-    np.testing.assert_array_equal(x, before)
-
-
-def test_random_shift_refuses_what_is_no_image() -> None:
-    with pytest.raises(ValueError, match=r"random_shift needs images of shape .*, got \(9, 48\)"):
-        eq.random_shift(1)(NINE, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="pixels must be a non-negative integer, got -1"):
-        eq.random_shift(-1)
+# --- transforms
 
 
 def test_the_validation_data_are_not_transformed() -> None:

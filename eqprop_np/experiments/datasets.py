@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from eqprop_np.augmentation import random_points, resample
 from eqprop_np.checks import check_kind
 from eqprop_np.files import is_irregular, replacing
 
@@ -441,19 +442,12 @@ def _draw(stencils: NDArray[np.float32], labels: Bytes, rng: np.random.Generator
     from the centre. A is a random linear map. d is a random shift plus a smooth random displacement.
     The image is then dimmed at random, and noise is added.
     """
-    from scipy.ndimage import gaussian_filter, map_coordinates
-
     n = len(labels)
     # The factor 2.4 reduces the height of a digit to 20 pixels, as in MNIST.
     linear = 2.4 * (np.eye(2) + rng.normal(0, 0.15, (n, 2, 2)))
-    shift = rng.normal(0, 0.8, (n, 2, 1, 1))
-    # The blur reduces the standard deviation from 11 to 0.8 pixels.
-    bend = gaussian_filter(rng.normal(0, 11, (n, 2, 28, 28)), (0, 0, 4, 4))
-    pixels = np.mgrid[:28, :28] - 13.5
-    points = np.einsum("nij,njrc->inrc", linear, pixels + shift + bend) + (CANVAS - 1) / 2
+    points = random_points(rng, (n, 28, 28))
     which = 10 * rng.integers(len(stencils), size=n) + labels
-    which = np.broadcast_to(which[:, None, None], (n, 28, 28))
-    images = map_coordinates(stencils.reshape(-1, CANVAS, CANVAS), (which, *points), order=1)
+    images = resample(stencils.reshape(-1, CANVAS, CANVAS), which, linear, points)
     images *= rng.uniform(0.4, 1, (n, 1, 1))
     images += rng.normal(0, 10, images.shape)
     return images.clip(0, 255).astype(np.uint8)

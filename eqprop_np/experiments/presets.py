@@ -19,7 +19,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from eqprop_np.activations import ACTIVATIONS
+from eqprop_np.activations import ACTIVATIONS, Array
+from eqprop_np.augmentation import Transform, check_strength, random_distortion, random_shift
 from eqprop_np.checks import as_tuple, check_kind, describe, is_integer, is_number
 from eqprop_np.connections import Shape
 from eqprop_np.costs import Cost, Readout, squared_error
@@ -32,7 +33,6 @@ from eqprop_np.rules import RULES
 from eqprop_np.rules.holomorphic import require_analytic
 from eqprop_np.rules.phases import Phases
 from eqprop_np.rules.vector_field import untied
-from eqprop_np.samples import random_shift
 from eqprop_np.training import Run
 
 DynamicsName = Literal["discrete-time", "real-time"]
@@ -127,6 +127,8 @@ class Training:
         Factor on the learning rates in each epoch.
     augment : int
         Shift each training image at random by up to so many pixels; 0 for no shift.
+    distort : float
+        Strength of a random distortion of each training image, before the shift; 0 for none.
     workers : int
         The number of processes that share each batch, each with one BLAS thread.
 
@@ -144,6 +146,7 @@ class Training:
     weight_decay: float = 0.0
     rate_schedule: RateSchedule = field(default_factory=Exponential)
     augment: int = 0
+    distort: float = 0.0
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -161,12 +164,26 @@ class Training:
         SGD(0.1, self.momentum, self.weight_decay)  # it checks the two
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum belongs to the optimizer sgd, not to {self.optimizer}")
-        for name in ("momentum", "weight_decay"):
+        check_strength("distort", self.distort)
+        for name in ("momentum", "weight_decay", "distort"):
             object.__setattr__(self, name, float(getattr(self, name)))
         check_kind(
             "rate_schedule", self.rate_schedule, Exponential | Steps | Cosine, "Exponential(...), Steps(...) "
             "or Cosine(...), which can be stored",
         )  # fmt: skip
+
+    @property
+    def transform(self) -> Transform | None:
+        """The random change of the training images, or None."""
+        parts = [random_distortion(self.distort)] if self.distort else []
+        parts += [random_shift(self.augment)] if self.augment else []
+
+        def transform(x: Array, rng: np.random.Generator) -> Array:
+            for part in parts:
+                x = part(x, rng)
+            return x
+
+        return transform if parts else None
 
 
 @dataclass(frozen=True)
@@ -315,7 +332,7 @@ class Experiment:
             t.rate_schedule,
             t.epochs,
             t.batch_size,
-            random_shift(t.augment) if t.augment else None,
+            t.transform,
         )
 
     def override(self, **settings: Any) -> "Experiment":

@@ -233,8 +233,8 @@ def describe(configuration: Configuration) -> list[str]:
     angle = f", ψ {e.psi or 0.0:g}°" if e.untied else ""
     epsilon = f", ε {e.epsilon:g}" if e.dynamics == "real-time" else ""
     epsilon += " as in the authors' code" if e.authors_code else ""
-    extras = {"momentum": t.momentum, "weight decay": t.weight_decay, "augment": t.augment}
-    extra = "".join(f", {name} {value:g}" for name, value in extras.items() if value)
+    extras = ("momentum", "weight_decay", "augment", "distort")
+    extra = "".join(f", {n.replace('_', ' ')} {getattr(t, n):g}" for n in extras if getattr(t, n))
     schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
     omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
     held_out = f", {configuration.validation} held out" if configuration.validation else ""
