@@ -33,6 +33,12 @@ def one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def encoding_warnings_here() -> None:
+    """What the tests start does not inherit PYTHONWARNDEFAULTENCODING: other packages cause warnings."""
+    os.environ.pop("PYTHONWARNDEFAULTENCODING", None)
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(session_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the user's cache nor a directory ``runs`` of theirs is touched."""
