@@ -20,6 +20,13 @@ README.md has the map. All public names are available from this module:
 - checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
 """
 
+import signal
+import sys
+
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # ``python -m`` will run a command of this package. Until then Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
 from eqprop_np.augmentation import random_distortion, random_shift
 from eqprop_np.connections import Connection, ConvPool, Dense

@@ -190,7 +190,7 @@ def _not_sent(error: Exception) -> ValueError:
 def _start(pool: ProcessPoolExecutor, count: int) -> None:
     """Start all processes of the pool, or say why they cannot start."""
     others = set(multiprocessing.active_children())
-    with _without_ctrl_c():
+    with without_ctrl_c():
         futures = [pool.submit(os.getpid) for _ in range(count)]
     workers = set(multiprocessing.active_children()) - others
     try:
@@ -211,7 +211,7 @@ def _start(pool: ProcessPoolExecutor, count: int) -> None:
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
+def without_ctrl_c() -> Iterator[None]:
     """Start processes that Ctrl-C does not interrupt, so that they do not print a traceback.
 
     They inherit the mask of this thread. Windows has no such mask.

@@ -41,10 +41,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -54,17 +54,19 @@ from eqprop_np.checks import check_integer
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.angles import has_angle, update_angles
 from eqprop_np.experiments.configuration import Configuration
-from eqprop_np.experiments.console import replace_unprintable
+from eqprop_np.experiments.console import EXIT_INTERRUPTED, BadInput, Parser, command, say
 from eqprop_np.experiments.datasets import DataError, Dataset, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, summarize, write_json
 from eqprop_np.files import locked, read_text
-from eqprop_np.processes import begin_worker
+from eqprop_np.processes import begin_worker, without_ctrl_c
 from eqprop_np.training import Progress, train
 
 ANGLES = (0.0, 22.5, 45.0, 67.5, 90.0, 112.5, 135.0, 157.5, 180.0)
 LAST = 5  # number of last epochs over which a point's test error is averaged
 ANGLE_FILES = "angles"  # the directory of the angles to BPTT, in that of the sweep
+
+POINTS = ("angles", "seeds", "epochs", "authors_code")  # the options that say which points to run
 
 Record = dict[str, Any]
 
@@ -312,7 +314,7 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
                     _report_failure(name, failed[name])
                 else:
                     _write(directory, results)
-                    tqdm.write(_line(name, record))
+                    say(_line(name, record))
                 bar.update()
         finally:
             for future in futures:
@@ -501,7 +503,7 @@ def read_list(path: Path) -> list[Listed]:
     ValueError
         If the file cannot be read, or if a line is not of this form.
     """
-    parser = _Parser(add_help=False)
+    parser = Parser(add_help=False)
     _add_points(parser)
     parser.add_argument("--published", type=float)
     runs = []
@@ -616,12 +618,31 @@ class OwnProcesses(ThreadPoolExecutor):
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(_in_own_process, function, *args, **kwargs)
 
+    def end(self) -> None:
+        """End the running calls with their processes, and start no other."""
+        waits = threading.Thread(target=self.shutdown, kwargs={"cancel_futures": True})
+        waits.start()
+        while waits.is_alive():  # a thread may just have started a process
+            for process in active_children():
+                process.terminate()
+            waits.join(0.05)
+
 
 def _in_own_process(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    with ProcessPoolExecutor(1, get_context("spawn"), begin_worker) as pool:
-        return pool.submit(function, *args, **kwargs).result()
+    with ProcessPoolExecutor(1, get_context("spawn"), _begin) as pool:
+        with without_ctrl_c():  # a terminal sends it to all processes, and the first one ends the others
+            future = pool.submit(function, *args, **kwargs)
+        return future.result()
 
 
+def _begin() -> None:
+    begin_worker()
+    tqdm.set_lock(
+        threading.RLock()
+    )  # not a semaphore of the system, which would outlive a terminated process
+
+
+@command(ValueError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
@@ -633,41 +654,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, 1 (a point failed) or 2 (bad input). After an interruption the process ends with exit code 130.
+        0, 1 (a point failed), 2 (bad input) or 130 (interrupted).
     """
-    replace_unprintable()
-    handles = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler) if handles else None
-    try:
-        options = _parser().parse_args(arguments)
-        if options.table:
-            print(table(read_list(options.table), options.out))
-            return 0
-        points = _resolve(_chosen(options), options.data, options.train_size, progress=True)
-        check_integer("--workers", options.workers, least=1)
-        failed = sweep(points, options.out, OwnProcesses(options.workers))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
-        os._exit(130)  # do not wait for the current runs: they end with this process
-    finally:
-        if handles:
-            signal.signal(signal.SIGTERM, previous)
-    print(options.out / "summary.json")
+    options = _parser().parse_args(arguments)
+    if options.table:
+        if given := options.presets + _given(options, *POINTS, "data", "train_size", "workers"):
+            raise BadInput(f"{given[0]} was given, but --table takes the runs from its file: leave it out")
+        print(table(read_list(options.table), options.out))
+        return 0
+    workers = (os.cpu_count() or 1) if options.workers is None else options.workers
+    check_integer("--workers", workers, least=1)
+    source = "auto" if options.data is None else options.data
+    executor = OwnProcesses(workers)
+    with _sigterm_raises():
+        try:
+            points = _resolve(_chosen(options), source, options.train_size, progress=True)
+            failed = sweep(points, options.out, executor)
+        except KeyboardInterrupt:
+            executor.end()
+            print("interrupted; run the same command again to continue", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    say(f"{options.out / 'summary.json'}")
     return 1 if failed else 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises a ValueError with one line."""
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does. In a thread, which cannot handle signals, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m eqprop_np.sweep",
         description="Train every preset at every angle with every seed, each run in its own process.",
         usage="%(prog)s (PRESET ... | --list F | --table F) [options]",
@@ -677,11 +702,11 @@ def _parser() -> argparse.ArgumentParser:
     lists = parser.add_mutually_exclusive_group().add_argument
     lists("--list", type=Path, metavar="F", help="run the points that a file lists, in its order")
     lists("--table", type=Path, metavar="F", help="print the results of the listed points in --out")
-    add("--data", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
+    add("--data", metavar="DIR", help="data set, as in eqprop_np.mnist (default: auto)")
     add("--train-size", type=int, metavar="N", help="use only the first N training images (default: all)")
     add("--out", type=_directory, default=Path("runs/sweep"), metavar="DIR",
         help="directory of the results (default: runs/sweep)")  # fmt: skip
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+    add("--workers", type=int, metavar="N",
         help="number of runs at a time (default: one per core)")  # fmt: skip
     return parser
 
@@ -706,15 +731,18 @@ def _add_points(parser: argparse.ArgumentParser, optional: bool = False) -> None
 
 def _chosen(options: argparse.Namespace) -> list[tuple[Experiment, int]]:
     """Return the runs of ``--list`` or of the other arguments."""
-    names = ("angles", "seeds", "epochs", "authors_code")
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
     if options.list is None:
         if not options.presets:
-            raise ValueError(f"give a preset ({', '.join(EXPERIMENTS)}) or --list FILE")
+            raise BadInput(f"give a preset ({', '.join(EXPERIMENTS)}) or --list FILE")
         return _runs_of(options)
-    if given := options.presets + given:
-        raise ValueError(f"{given[0]} was given, but --list takes the points from its file")
+    if given := options.presets + _given(options, *POINTS):
+        raise BadInput(f"{given[0]} was given, but --list takes the points from its file")
     return [(run.experiment, run.seed) for run in read_list(options.list)]
+
+
+def _given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of the options that were given, in the order of their names."""
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
 
 
 def _runs_of(given: argparse.Namespace) -> list[tuple[Experiment, int]]:
@@ -722,7 +750,14 @@ def _runs_of(given: argparse.Namespace) -> list[tuple[Experiment, int]]:
     names = ("epochs", "authors_code")
     settings = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if unknown := [name for name in given.presets if name not in EXPERIMENTS]:
-        raise ValueError(f"{unknown[0]} is not a preset: choose from {', '.join(EXPERIMENTS)}")
+        raise BadInput(f"{unknown[0]} is not a preset: choose from {', '.join(EXPERIMENTS)}")
+    if given.angles and not any(EXPERIMENTS[name].untied for name in given.presets):
+        untied = [name for name, experiment in EXPERIMENTS.items() if experiment.untied]
+        raise BadInput(
+            f"--angles has no effect, because {' and '.join(given.presets)} "
+            f"{'has' if len(given.presets) == 1 else 'have'} tied weights: leave it out, or give "
+            f"{' or '.join(untied)}"
+        )
     return _runs(given.presets, given.angles or ANGLES, given.seeds or [0], **settings)
 
 

@@ -1,5 +1,6 @@
-"""What several tests need: random generators, networks of each kind, their states, and tiny images."""
+"""What several tests need: random generators, networks of each kind, states, tiny images, and Ctrl-C."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,29 @@ def write_bands(directory: Path, side: int = 8, train: int = 60, test: int = 25)
         (directory / f"{name}-images-idx3-ubyte").write_bytes(idx(images))
         (directory / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
     return directory
+
+
+HOOK = """
+import os, signal, sys
+class Hook:
+    def find_spec(name, path=None, target=None):
+        if {when}:
+            {signal}
+sys.meta_path.insert(0, Hook)
+"""
+
+
+def interrupting(directory: Path, when: str, group: bool = False) -> Path:
+    """Return a directory that, in PYTHONPATH, makes Python send SIGINT to itself or to its process group.
+
+    It does when it looks for the module ``name`` for which the expression ``when`` is true.
+    """
+    directory.mkdir()
+    call = "os.killpg(os.getpgrp(), signal.SIGINT)" if group else "signal.raise_signal(signal.SIGINT)"
+    (directory / "sitecustomize.py").write_text(HOOK.format(when=when, signal=call), "utf-8")
+    return directory
+
+
+def ctrl_c_as_in_a_terminal() -> None:
+    """Restore SIGINT, which a shell ignores in a process that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

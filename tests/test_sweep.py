@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import ctrl_c_as_in_a_terminal, interrupting
 from threadpoolctl import threadpool_info
 
 from eqprop_np import mnist, sweep
@@ -328,6 +329,20 @@ def test_an_interrupt_cancels_what_has_not_begun(
     assert len(json.loads((tmp_path / "summary.json").read_text("utf-8"))["points"]) == 1
 
 
+def test_it_goes_on_if_nobody_reads_its_output(
+    tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ``| head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setattr(sweep, "OwnProcesses", ThreadPoolExecutor)
+    arguments = ["p-1h", "--seeds", "0", "1", "--data", "glyphs", "--train-size", "40"]
+    with open(writer, "w", encoding="utf-8") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert {path.stem for path in tmp_path.glob("*.json")} == {"p-1h-seed0", "p-1h-seed1", "summary"}
+
+
 # --- full disks, foreign files, and other sweeps
 
 
@@ -524,6 +539,10 @@ def test_a_list_has_the_runs_of_its_lines_in_their_order(tmp_path: Path) -> None
         ("p-1h --seeds", "argument --seeds: expected at least one argument"),
         ("p-1h --angel 3", "unrecognized arguments: --angel 3"),
         ("p-1h --out there", "unrecognized arguments: --out there"),
+        (
+            "p-1h --angles 0 90",
+            "--angles has no effect, because p-1h has tied weights: leave it out, or give",
+        ),
         ("cvf-1h --angles 200", "the angle must be from 0 to 180 degrees, got 200.0"),
         ('p-1h "', "No closing quotation"),
     ],
@@ -537,6 +556,12 @@ def test_a_faulty_line_is_named(
     assert found.startswith(f"error: {path}, line 2: {words}")
 
 
+def test_angles_of_tied_weights_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["p-1h", "cep-1h", "--angles", "90"]) == 2
+    words = "--angles has no effect, because p-1h and cep-1h have tied weights: leave it out, or give cvf-1h"
+    assert words in capsys.readouterr().err
+
+
 def test_a_list_without_runs_and_other_points_beside_a_list_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -547,6 +572,10 @@ def test_a_list_without_runs_and_other_points_beside_a_list_are_refused(
         (["--list", good, "p-1h"], "p-1h was given, but --list takes the points from its file"),
         (["--list", good, "--seeds", 1], "--seeds was given, but --list takes the points from its file"),
         ([], "give a preset (p-1h, "),
+        (["--table", good, "p-1h"], "p-1h was given, but --table takes the runs from its file"),
+        (["--table", good, "--epochs", 1], "--epochs was given, but --table takes the runs from its file"),
+        (["--table", good, "--data", "auto"], "--data was given, but --table takes the runs from its file"),
+        (["--table", good, "--workers", 2], "--workers was given, but --table takes the runs from its file"),
     ):
         assert main(list(map(str, arguments))) == 2
         (found,) = capsys.readouterr().err.splitlines()
@@ -649,19 +678,41 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_a_stopped_command_leaves_no_process_behind(number: int, code: int, tmp_path: Path) -> None:
     """`communicate` returns only when the last process that holds the pipe has ended."""
     out = tmp_path / "sweep"
-    options = ["--data", "glyphs", "--train-size", "40", "--epochs", "100000", "--out", str(out)]
-    command = [sys.executable, "-m", "eqprop_np.sweep", "p-1h", *options]
-    here = {"PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=os.environ | here
-    )
+    running = start(out)
     while not (out / "p-1h-seed0").exists():  # now the run trains
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(number)
     _, err = running.communicate(timeout=20)
     assert running.returncode == code
-    assert ("run the same command again to continue" in err) == (number == signal.SIGTERM)
+    if number == signal.SIGTERM:
+        assert err == "interrupted; run the same command again to continue\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX's")
+def test_ctrl_c_while_a_run_starts_prints_one_line(tmp_path: Path) -> None:
+    """A terminal sends Ctrl-C to each process, also to a new one that still imports its modules."""
+    when = "'--multiprocessing-fork' in sys.orig_argv and name == 'numpy'"
+    running = start(
+        tmp_path / "sweep",
+        PYTHONPATH=f"{ROOT}{os.pathsep}{interrupting(tmp_path / 'hook', when, group=True)}",
+    )
+    _, err = running.communicate(timeout=20)
+    assert (running.returncode, err) == (130, "interrupted; run the same command again to continue\n")
+
+
+def start(out: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a sweep that does not end by itself, in a process group of its own."""
+    options = ["--data", "glyphs", "--train-size", "40", "--epochs", "100000", "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "eqprop_np.sweep", "p-1h", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        start_new_session=True,
+        preexec_fn=ctrl_c_as_in_a_terminal if os.name == "posix" else None,
+    )
 
 
 def test_it_runs_on_a_dask_cluster(tmp_path: Path) -> None:

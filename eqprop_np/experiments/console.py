@@ -3,10 +3,15 @@
 import argparse
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import NoReturn, ParamSpec
+
+from tqdm.auto import tqdm
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -39,14 +44,13 @@ def whole(least: int) -> Callable[[str], int]:
     return convert
 
 
-def replace_unprintable() -> None:
-    """Print "?" for each character that the console cannot show. Every command calls this first.
-
-    Consoles with encodings such as cp1252 or ASCII cannot show Greek letters, and no console can show a file
-    name that is not valid in its encoding. Python prints to standard error with escapes in any case.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook has a stream of its own
-        sys.stdout.reconfigure(errors="replace")
+def say(line: str) -> None:
+    """Print a line above a progress bar. If nobody reads the output any more, the command goes on."""
+    try:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+    except (OSError, ValueError):  # a closed pipe or a closed file
+        pass
 
 
 def command(*errors: type[Exception]) -> Callable[[Callable[P, int]], Callable[P, int]]:
@@ -61,9 +65,10 @@ def command(*errors: type[Exception]) -> Callable[[Callable[P, int]], Callable[P
     def decorate(body: Callable[P, int]) -> Callable[P, int]:
         @wraps(body)
         def main(*args: P.args, **kwargs: P.kwargs) -> int:
-            replace_unprintable()
+            _prepare_streams()
             try:
-                code = body(*args, **kwargs)
+                with _ctrl_c_raises():
+                    code = body(*args, **kwargs)
             except BrokenPipeError:
                 code = 0
             except MemoryError as error:
@@ -80,6 +85,39 @@ def command(*errors: type[Exception]) -> Callable[[Callable[P, int]], Callable[P
         return main
 
     return decorate
+
+
+def _prepare_streams() -> None:
+    """Print "?" for each character that the console cannot show, and nothing on a closed console.
+
+    Consoles with encodings such as cp1252 or ASCII cannot show Greek letters, and no console can show a file
+    name that is not valid in its encoding. Python prints to standard error with escapes in any case.
+    """
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # closed by ``>&-`` or ``2>&-``
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            if stream.fileno() == number:  # so that no other file takes this number, here or in a worker
+                os.set_inheritable(number, True)
+            setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook has a stream of its own
+        sys.stdout.reconfigure(errors="replace")
+
+
+@contextmanager
+def _ctrl_c_raises() -> Iterator[None]:
+    """Let Ctrl-C raise a KeyboardInterrupt, where it would end the process at once.
+
+    It would while a command is imported (`eqprop_np`), and again when it has ended.
+    """
+    thread = threading.current_thread() is threading.main_thread()  # others cannot handle signals
+    if not thread or signal.getsignal(signal.SIGINT) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _flush() -> None:

@@ -20,12 +20,12 @@ import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
-from tqdm.auto import tqdm
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, linear_step
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.configuration import Configuration
+from eqprop_np.experiments.console import say
 from eqprop_np.files import naming, read_text, replacing
 from eqprop_np.network import Theta
 from eqprop_np.optimizers import Exponential, RateSchedule, Steps
@@ -63,7 +63,7 @@ class Report:
     def say(self, line: str) -> None:
         """Print a line, unless the report is quiet. A progress bar stays below it."""
         if not self.quiet:
-            _print(line)
+            say(line)
 
     def begin(self, progress: Progress) -> None:
         """Print the configuration, and write ``config.json`` and ``metrics.jsonl``.
@@ -124,7 +124,7 @@ class Report:
         if test is not None:
             self._say_saturated(progress, test)
         epochs = _count(summary["epochs"], "epoch")
-        _print(
+        say(
             f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
             f"{summary['test_error']:.2f} % after {epochs}"
         )
@@ -213,15 +213,6 @@ def saturated(dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> lis
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _print(line: str) -> None:
-    """Print a line above the progress bar. If nobody reads the output any more, training goes on."""
-    try:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-    except (OSError, ValueError):  # a closed pipe or a closed file
-        pass
 
 
 def describe(configuration: Configuration) -> list[str]:
