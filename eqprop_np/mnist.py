@@ -124,6 +124,8 @@ def _parser() -> Parser:
     add("--evaluate", type=_path, metavar="DIR", help="print the test error of the run in DIR, or of a "
         "checkpoint, and exit")  # fmt: skip
     add("--list-presets", action="store_const", const=True, help="print the presets and exit")
+    run.add_argument("--averaged", action="store_const", const=True, help="with --evaluate: test the "
+        "averaged weights of a run with --average")  # fmt: skip
     run.add_argument("--quiet", action="store_const", const=True, help="print only the last line")
 
     add = parser.add_argument_group("settings that override the preset's").add_argument
@@ -166,6 +168,8 @@ def _parser() -> Parser:
         help="shift training images at random by up to PIXELS pixels, 1 if no number is given")  # fmt: skip
     add("--distort", type=float, metavar="STRENGTH", help="distort training images at random by rotation, "
         "scale, shear, shift and elastically; 1 suits digits (default: 0)")  # fmt: skip
+    add("--average", type=float, metavar="DECAY", help="average the weights with this decay per batch, such "
+        "as 0.999, and test the average as well (default: 0, no average)")  # fmt: skip
     add("--workers", type=int, metavar="N", help="number of processes that share each batch")
     return parser
 
@@ -300,20 +304,24 @@ def _saved(path: Path, given: Given) -> tuple[Configuration, Progress, Samples, 
 
 
 def _evaluate(given: Given) -> None:
-    _refuse_others(given, "evaluate", "preset", "data", "quiet")
+    _refuse_others(given, "evaluate", "averaged", "preset", "data", "quiet")
     path = checkpoint.checkpoint_of(given["evaluate"])
     configuration, progress, _, test = _saved(path, given)
     experiment = configuration.experiment
     if given.get("preset", experiment.name) != experiment.name:
         raise BadInput(f"{path} has preset {experiment.name}, not {given['preset']}: leave out --preset")
+    theta, name, which = progress.theta, "test_error", ""
+    if "averaged" in given:
+        theta, name, which = progress.average, "average_test_error", " of the averaged weights"
+        if not theta:
+            raise BadInput(f"{path} has no averaged weights: leave out --averaged, or train with --average")
     with _shared(experiment) as shared:
         run = experiment.run(_dynamics(configuration), shared)
-        error = error_of(run, progress.theta, test, _show_progress(given))
+        error = error_of(run, theta, test, _show_progress(given))
     done = progress.batch == 0 and records(progress)  # within an epoch θ has changed since the record
-    recorded = f" (recorded after epoch {progress.epoch}: {done[-1]['test_error']:.2f} %)" if done else ""
-    print(
-        f"{experiment.name} on {configuration.dataset}: {configuration.tested} error {error:.2f} %{recorded}"
-    )
+    recorded = f" (recorded after epoch {progress.epoch}: {done[-1][name]:.2f} %)" if done else ""
+    tested = f"{configuration.tested} error{which} {error:.2f} %"
+    print(f"{experiment.name} on {configuration.dataset}: {tested}{recorded}")
 
 
 def _show_progress(given: Given) -> bool | None:
@@ -329,6 +337,8 @@ def _shared(experiment: Experiment) -> Any:
 
 def _run(given: Given) -> int:
     quiet = "quiet" in given
+    if "averaged" in given:
+        raise BadInput("--averaged says which weights --evaluate tests: leave it out, or give --evaluate")
     if "resume" in given:
         _refuse_others(given, "resume", "epochs", "data", "quiet")
         path = checkpoint.checkpoint_of(given["resume"])

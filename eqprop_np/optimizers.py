@@ -70,8 +70,8 @@ class SGD:
 
     def __post_init__(self) -> None:
         _check_rates(self.learning_rates)
-        _check_range("momentum", self.momentum, 0, 1)
-        _check_range("weight_decay", self.weight_decay, 0, math.inf)
+        check_range("momentum", self.momentum, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0, math.inf)
 
     @property
     def is_plain(self) -> bool:
@@ -128,9 +128,9 @@ class Adam:
 
     def __post_init__(self) -> None:
         _check_rates(self.learning_rates)
-        _check_range("beta1", self.beta1, 0, 1)
-        _check_range("beta2", self.beta2, 0, 1)
-        _check_range("weight_decay", self.weight_decay, 0, math.inf)
+        check_range("beta1", self.beta1, 0, 1)
+        check_range("beta2", self.beta2, 0, 1)
+        check_range("weight_decay", self.weight_decay, 0, math.inf)
         _check_positive("epsilon", self.epsilon)
 
     def init(self, theta: Theta) -> OptimizerState:
@@ -190,7 +190,8 @@ def _check_rates(learning_rates: float | Mapping[str, float]) -> None:
             raise ValueError(f"learning_rates must be finite numbers from 0, got {describe(rate)}")
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise an error if this is not a finite number from ``low`` to below ``high``."""
     if not is_number(value) or not low <= value < high:
         wanted = f"from {low} to below {high}" if high < math.inf else f"from {low}"
         raise ValueError(f"{name} must be a finite number {wanted}, got {describe(value)}")
@@ -199,6 +200,39 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
 def _check_positive(name: str, value: float) -> None:
     if not is_number(value) or value <= 0:
         raise ValueError(f"{name} must be a positive finite number, got {describe(value)}")
+
+
+# ---- the average of the parameters
+
+
+def averaged(average: Theta, theta: Theta, decay: float, t: int) -> Theta:
+    """Return the exponential moving average ⟨θ⟩ of the parameters after one more batch, as new arrays.
+
+        ⟨θ⟩ ← d ⟨θ⟩ + (1 − d) θ,    d = min(decay, (1 + t) / (10 + t))
+
+    The smaller d of the first batches lets the average forget the initial θ, with which it begins.
+
+    Parameters
+    ----------
+    average : dict of ndarray
+        ⟨θ⟩ before; the initial θ at the beginning.
+    theta : dict of ndarray
+        θ after the batch.
+    decay : float
+        From 0 to below 1. The average covers about the last 1/(1 − decay) batches.
+    t : int
+        The number of batches that the average already covers.
+
+    Examples
+    --------
+    >>> average = {"b1": np.array([1.0])}
+    >>> for t in range(3):
+    ...     average = averaged(average, {"b1": np.array([2.0])}, 0.99, t)
+    >>> print(average["b1"].round(4))
+    [1.9955]
+    """
+    d = float(min(decay, (1 + t) / (10 + t)))
+    return {name: d * average[name] + (1 - d) * w for name, w in theta.items()}
 
 
 # ---- schedules of the learning rate

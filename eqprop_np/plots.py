@@ -73,7 +73,7 @@ def _outcome(relaxation: Relaxation) -> str:
 
 
 def plot_learning_curves(progress: Progress, axes: Axes | None = None) -> Axes:
-    """Plot the training error and, where there is one, the validation error of each epoch.
+    """Plot the training error and, where there are any, the validation errors of each epoch.
 
     Parameters
     ----------
@@ -90,7 +90,11 @@ def plot_learning_curves(progress: Progress, axes: Axes | None = None) -> Axes:
     if not progress.epoch:
         raise ValueError("the progress must have at least one complete epoch to plot, got 0")
     axes = _new_axes((4.5, 3)) if axes is None else axes
-    curves = (("train_error", "training", "--"), ("validation_error", "validation", "-"))
+    curves = (
+        ("train_error", "training", "--"),
+        ("validation_error", "validation", "-"),
+        ("average_validation_error", "validation, averaged weights", "-"),
+    )
     for colour, (name, label, line) in zip(COLOURS, curves, strict=False):
         values = [(record["epoch"], record[name]) for record in progress.records if name in record]
         if values:

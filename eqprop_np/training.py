@@ -23,7 +23,16 @@ from eqprop_np.checks import as_python, check_integer, check_kind, check_theta, 
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.files import is_irregular, write_arrays
 from eqprop_np.network import Network, Theta
-from eqprop_np.optimizers import SGD, Adam, Exponential, Optimizer, RateSchedule, rates_of
+from eqprop_np.optimizers import (
+    SGD,
+    Adam,
+    Exponential,
+    Optimizer,
+    RateSchedule,
+    averaged,
+    check_range,
+    rates_of,
+)
 from eqprop_np.processes import SharedRule, output
 from eqprop_np.relaxation import Alternating, Schedule, Synchronous
 from eqprop_np.rules import LearningRule, learning_rule
@@ -59,6 +68,10 @@ class Progress:
         The source of all randomness.
     optimizer_state : dict of ndarray
         The state of the optimizer.
+    average : dict of ndarray
+        The exponential moving average of the parameters, if `fit` was asked for it; otherwise empty.
+    averaged : int
+        The number of batches that the average covers.
     epoch_start : dict
         The generator's state at the beginning of the current epoch.
     epoch, batch : int
@@ -70,9 +83,10 @@ class Progress:
         The time spent in training and validation.
     history : dict of list
         One float for each complete epoch: "train_error" and, if there are validation data,
-        "validation_error" in percent, "seconds" (since the start of the run), "steps" (the mean of a first
-        phase), "converged" (the share of the first phases, if the schedule has a tolerance), and
-        "weight_angle" (untied networks). It is NaN where an epoch has no such value.
+        "validation_error" and "average_validation_error" (of the average) in percent, "seconds" (since the
+        start of the run), "steps" (the mean of a first phase), "converged" (the share of the first phases,
+        if the schedule has a tolerance), and "weight_angle" (untied networks). It is NaN where an epoch has
+        no such value.
     """
 
     theta: Theta
@@ -86,6 +100,8 @@ class Progress:
     converged: int | None = 0
     seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
+    average: Theta = field(default_factory=dict)
+    averaged: int = 0
 
     @property
     def records(self) -> list[dict[str, float]]:
@@ -157,24 +173,31 @@ class Progress:
     def to_arrays(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays of the state by name, and the rest as values for JSON."""
         state = {f"{_OPTIMIZER}{name}": value for name, value in self.optimizer_state.items()}
+        average = {f"{_AVERAGE}{name}": value for name, value in self.average.items()}
         meta = {name: getattr(self, name) for name in _COUNTERS}
-        return self.theta | state, meta | {"rng": self.rng.bit_generator.state}
+        return self.theta | state | average, meta | {"rng": self.rng.bit_generator.state}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Array], meta: dict[str, Any]) -> "Progress":
         """Return the state from what `to_arrays` returned."""
-        theta = {name: value for name, value in arrays.items() if not name.startswith(_OPTIMIZER)}
-        state = {name.removeprefix(_OPTIMIZER): arrays[name] for name in arrays.keys() - theta.keys()}
+        state, average = (
+            {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            for prefix in (_OPTIMIZER, _AVERAGE)
+        )
+        theta = {name: w for name, w in arrays.items() if not name.startswith((_OPTIMIZER, _AVERAGE))}
+        meta = {"averaged": 0} | meta  # older files have no average
         rng = np.random.default_rng()
         for name in ("epoch_start", "rng"):
             rng.bit_generator.state = meta[name]
             if rng.bit_generator.state != meta[name]:  # NumPy 1 takes a negative number modulo 2¹²⁸
                 raise ValueError(f"{name} must be a state of the random generator, got {meta[name]}")
-        return cls(theta, rng, state, **{name: meta[name] for name in _COUNTERS})
+        return cls(theta, rng, state, average=average, **{name: meta[name] for name in _COUNTERS})
 
 
-_OPTIMIZER = "optimizer/"
-_COUNTERS = ("epoch_start", "epoch", "batch", "errors", "steps", "converged", "seconds", "history")
+_OPTIMIZER, _AVERAGE = "optimizer/", "average/"
+_COUNTERS = (
+    *("epoch_start", "epoch", "batch", "errors", "steps", "converged", "seconds", "history", "averaged"),
+)
 
 
 # ---- training
@@ -191,6 +214,7 @@ def fit(
     rate_schedule: RateSchedule | None = None,
     epochs: int = 10,
     batch_size: int = 20,
+    average: float = 0.0,
     validation: tuple[Array, Array] | None = None,
     transform: Callable[[Array, np.random.Generator], Array] | None = None,
     seed: int = 0,
@@ -219,8 +243,12 @@ def fit(
     epochs : int
         The number of epochs in all, also when a run is continued.
     batch_size : int
+    average : float
+        The decay of an exponential moving average of the parameters, such as 0.999; 0 for no average. It is
+        ``progress.average``, see `eqprop_np.optimizers.averaged`. It often has a smaller error than the
+        parameters themselves, which training does not change. A continued run without an average begins one.
     validation : (X, y), optional
-        After each epoch the error on them is recorded.
+        After each epoch the error on them is recorded, with the parameters and with their average.
     transform : callable, optional
         Maps a batch of X and the generator to a changed batch of the same shape, for data augmentation,
         such as `eqprop_np.random_shift` and `eqprop_np.random_distortion` return it. The validation data
@@ -268,6 +296,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         transform=transform,
+        average=average,
     )
     check_stable(dynamics, phases, run.record.function)
     for name, callback in (("on_batch", on_batch), ("on_epoch", on_epoch)):
@@ -307,6 +336,13 @@ def _check_progress(progress: Progress, run: "Run", size: int) -> None:
             f"the progress has {progress.batch} batches of an epoch, but {size} samples have fewer batches "
             f"of {run.batch_size}: pass the data and the batch_size with which it was trained"
         )
+    if progress.average:
+        check_theta(progress.average, run.dynamics.parameter_shapes)
+        if not run.average:
+            raise ValueError(
+                "the progress has an average of the parameters, which would not follow them any more: pass "
+                "the average with which it was trained, or set progress.average to {}"
+            )
     if isinstance(run.optimizer, SGD | Adam):
         expected, found = (
             {name: np.shape(value) for name, value in state.items()}
@@ -344,12 +380,14 @@ class Run:
     epochs: int
     batch_size: int
     transform: Callable[[Array, np.random.Generator], Array] | None = None
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         record, network = self.record, self.dynamics.network
         check_kind("phases", self.phases, Phases, "Phases(...)")
         check_integer("epochs", self.epochs, least=0)
         check_integer("batch_size", self.batch_size, least=1)
+        check_range("average", self.average, 0, 1)
         for name, value in (("rate_schedule", self.rate_schedule), ("transform", self.transform)):
             if value is not None and not callable(value):
                 raise TypeError(f"{name} must be a function, got {describe(value)}")
@@ -421,14 +459,22 @@ def train(
     """
     # What results from an overflow is found and reported below.
     with threadpool_limits(1, "blas"), np.errstate(over="ignore", invalid="ignore"):
+        if run.average and not progress.average:
+            progress.commit(average=progress.theta, averaged=0)
         while progress.epoch < run.epochs:
             complete = _epoch(run, training, progress, on_batch)
             _require_finite(progress)
             if not complete:
                 return False
             start = time.perf_counter()
-            error = None if validation is None else error_of(run, progress.theta, validation, show_progress)
-            _finish_epoch(run, progress, len(training), error, progress.seconds + time.perf_counter() - start)
+            parameters = {"validation_error": progress.theta, "average_validation_error": progress.average}
+            errors = {
+                name: error_of(run, theta, validation, show_progress)
+                for name, theta in parameters.items()
+                if theta and validation is not None
+            }
+            seconds = progress.seconds + time.perf_counter() - start
+            _finish_epoch(run, progress, len(training), errors, seconds)
             if _is_true(on_epoch(progress)):
                 return progress.epoch >= run.epochs
     return True
@@ -462,9 +508,12 @@ def _epoch(
                 f"the output is not finite in epoch {progress.epoch + 1}, batch {progress.batch + 1}"
             )
         theta, state = run.optimizer.step(progress.theta, gradient, progress.optimizer_state, factor)
+        average = averaged(progress.average, theta, run.average, progress.averaged) if run.average else {}
         known = progress.converged is not None
         progress.commit(
             theta=theta,
+            average=average,
+            averaged=progress.averaged + bool(average),
             rng=rng,
             optimizer_state=state,
             epoch_start=epoch_start,
@@ -530,15 +579,13 @@ def _require_finite(progress: Progress) -> None:
             )
 
 
-def _finish_epoch(
-    run: Run, progress: Progress, size: int, validation_error: float | None, seconds: float
-) -> None:
-    """Append the epoch to the history, and set the counters to 0."""
+def _finish_epoch(run: Run, progress: Progress, size: int, errors: dict[str, float], seconds: float) -> None:
+    """Append the epoch, with the validation errors, to the history, and set the counters to 0."""
     converged = progress.converged or 0
     unknown = progress.converged is None or not run.phases.schedule.tol
     record = {
         "train_error": 100 * progress.errors / size,
-        "validation_error": validation_error,
+        **errors,
         "seconds": round(seconds, 2),
         "steps": float(progress.steps / progress.batch),
         "converged": None if unknown else converged / progress.batch,

@@ -178,7 +178,7 @@ INTEGERS = [
 ]
 NUMBERS = [
     *("beta", "epsilon", "tol", "omega", "momentum", "weight-decay", "rate-decay", "angle", "learning-rates"),
-    *("distort",),
+    *("distort", "average"),
 ]
 CHOICES = ["preset", "rule", "estimate", "schedule", "activation", "optimizer", "cost", "rate-schedule"]
 BAD_INTEGERS = ["", "x", "1.5", "-1", "0", "1e3", "nan", "9" * 30, "1000000000", "0x10"]
@@ -206,6 +206,7 @@ PRESET_WORDS = [
 WORDS = [
     *("--bogus", "stray", "--epochs", "--data", "--hidden -- 4", "--list-presets --seed 1", "-1", "--"),
     *("--resume a --evaluate b", "--evaluate x --seed 1", "--augment x", "--rate-decay 1e200 --epochs 5"),
+    "--averaged",
     *(
         "--rate-decay 0.9 --rate-schedule cosine",
         "--hidden 100000 100000",

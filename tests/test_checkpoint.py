@@ -78,10 +78,13 @@ def refusal(path: Path) -> str:
 # --- the round trip
 
 
+AVERAGED = EXPERIMENT.override(average=0.9)
 MOMENTUM, ADAM = EXPERIMENT.override(momentum=0.9), EXPERIMENT.override(optimizer="adam", weight_decay=0.01)
 
 
-@pytest.mark.parametrize("experiment", [EXPERIMENT, MOMENTUM, ADAM], ids=["sgd", "momentum", "adam"])
+@pytest.mark.parametrize(
+    "experiment", [EXPERIMENT, MOMENTUM, ADAM, AVERAGED], ids=["sgd", "momentum", "adam", "averaged"]
+)
 @pytest.mark.parametrize("batches", [0, 1, 3, 4, 5, 6])
 def test_what_is_saved_comes_back(tmp_path: Path, batches: int, experiment: Experiment) -> None:
     """Test a run before its first batch, within an epoch, between epochs, and at its end."""
@@ -93,6 +96,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, batches: int, experiment: Expe
     for found, expected in (
         (after.theta, before.theta),
         (after.optimizer_state, before.optimizer_state),
+        (after.average, before.average),
     ):
         assert found.keys() == expected.keys()
         for name in expected:
@@ -105,7 +109,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, batches: int, experiment: Expe
     )
     assert after.rng.bit_generator.state == before.rng.bit_generator.state
     assert after.rng is not before.rng
-    for name in vars(before).keys() - {"theta", "rng", "optimizer_state"}:
+    for name in vars(before).keys() - {"theta", "rng", "optimizer_state", "average"}:
         assert getattr(after, name) == getattr(before, name), name
 
 
@@ -140,7 +144,7 @@ def test_every_other_setting_survives_json() -> None:
         free_steps=np.int64(3), beta=np.float32(-0.25), activation="tanh",
         schedule=Alternating(np.float32(1.25), np.float64(0.1)),
         dynamics="real-time", epsilon=np.float32(0.5), workers=np.int32(3), augment=2,
-        distort=np.float32(0.5),
+        distort=np.float32(0.5), average=np.float32(0.5),
         rate_schedule=Steps(np.int64(3), np.float32(0.5)),
     )  # fmt: skip
     configuration = replace(CONFIGURATION, experiment=experiment, seed=np.int64(3), train_size=np.int32(9))
@@ -396,6 +400,57 @@ def test_arrays_that_do_not_fit_are_refused(
 ) -> None:
     rewrite(path, change)
     assert words in refusal(path)
+
+
+AVERAGES: dict[str, tuple[Callable[[Meta, Arrays], None], str]] = {
+    "one missing": (lambda meta, arrays: arrays.pop("average/b2"), "but it lacks b2"),
+    "all missing": (
+        lambda meta, arrays: [arrays.pop(name) for name in list(arrays) if name.startswith("average/")],
+        "the history has unknown fields: average_validation_error",
+    ),
+    "dtype": (with_array("average/b1", np.zeros(3)), "one dtype"),
+    "not a number": (with_array("average/b1", np.float32([0, np.nan, 0])), "must be finite"),
+    "number": (lambda meta, arrays: replaced(meta, "progress.averaged", -1), "averaged must be a number"),
+    "history": (
+        lambda meta, arrays: replaced(meta, "progress.history.average_validation_error", None),
+        "average_validation_error must be a list of 1 numbers",
+    ),
+    "unwanted": (
+        lambda meta, arrays: replaced(meta, "configuration.experiment.training.average", 0.0),
+        "the averaged parameters must be there if the run averages them, and only then",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, words", AVERAGES.values(), ids=AVERAGES)
+def test_an_average_that_does_not_fit_is_refused(
+    tmp_path: Path, change: Callable[[Meta, Arrays], None], words: str
+) -> None:
+    path = tmp_path / "c.npz"
+    save(path, replace(CONFIGURATION, experiment=AVERAGED), progress(4, AVERAGED))
+    load(path)
+    rewrite(path, change)
+    assert words in refusal(path)
+
+
+def test_an_average_that_the_run_should_have_is_missed(path: Path) -> None:
+    rewrite(path, lambda m, _: replaced(m, "configuration.experiment.training.average", 0.5))
+    assert "the averaged parameters must be there if the run averages them" in refusal(path)
+
+
+def test_a_checkpoint_without_the_newer_settings_is_read(path: Path) -> None:
+    """It was written before the program had them."""
+    expected = load(path)
+
+    def older(meta: Meta, arrays: Arrays) -> None:
+        del meta["progress"]["averaged"]
+        for name in ("distort", "average"):
+            del meta["configuration"]["experiment"]["training"][name]
+
+    rewrite(path, older)
+    configuration, found = load(path)
+    assert configuration == expected[0]
+    assert found.to_arrays()[1] == expected[1].to_arrays()[1]
 
 
 def replaced(meta: Meta, place: str, value: Any) -> Meta:

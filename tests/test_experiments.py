@@ -41,6 +41,7 @@ SHARED = {
     "weight_decay": 0.0,
     "augment": 0,
     "distort": 0.0,
+    "average": 0.0,
     "channels": (),
     "activation": "sigmoid",
 }
@@ -381,11 +382,12 @@ def test_the_optimizer_has_the_rates_and_the_settings(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_run_has_what_training_needs(rule: str) -> None:
-    experiment = tiny(rule=rule, augment=2, epochs=7, batch_size=5, rate_schedule=Steps(2, 0.5))
+    experiment = tiny(rule=rule, augment=2, average=0.9, epochs=7, batch_size=5, rate_schedule=Steps(2, 0.5))
     dynamics = experiment.build((4, 4), 3)
     run = experiment.run(dynamics)
     optimizer = experiment.optimizer(dynamics)
-    expected = Run(dynamics, RULES[rule], experiment.phases, optimizer, Steps(2, 0.5), 7, 5, run.transform)
+    settings = (experiment.phases, optimizer, Steps(2, 0.5), 7, 5, run.transform, 0.9)
+    expected = Run(dynamics, RULES[rule], *settings)
     assert run == expected
     assert run.transform(np.ones((1, 4, 4)), np.random.default_rng(0)).shape == (1, 4, 4)
     assert tiny(rule=rule).run(dynamics).transform is None

@@ -106,7 +106,8 @@ def test_the_memory_is_compared_with_that_of_the_machine(monkeypatch: pytest.Mon
     monkeypatch.setattr(limits, "memory", lambda: needed)
     check_limits(experiment, (28, 28), 10, 60_000)
     check_limits(experiment.override(batch_size=10**9), (28, 28), 10, 250)
-    for more in ({"batch_size": 251}, {"optimizer": "adam"}, {"momentum": 0.5}, {"hidden": (513,)}):
+    other = [{"optimizer": "adam"}, {"momentum": 0.5}, {"average": 0.9}]
+    for more in ({"batch_size": 251}, {"hidden": (513,)}, *other):
         with pytest.raises(ValueError, match="training needs at least 1 GB of memory"):
             check_limits(experiment.override(**more), (28, 28), 10, 60_000)
 

@@ -343,6 +343,7 @@ SETTINGS: dict[str, Any] = {
     "beta": -0.2,
     "augment": 2,
     "distort": 0.5,
+    "average": 0.9,
     "workers": 2,
     "weight_decay": 0.01,
 }
@@ -561,6 +562,22 @@ def test_evaluate_prints_the_recorded_error(command: Command, options: list[obje
     assert contents(out) == before
 
 
+def test_the_averaged_weights_have_a_test_error_of_their_own(
+    command: Command, options: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command(*options, "--average", 0.999, "--out", out)
+    last = read(out / "summary.json")
+    assert last["history"][-1]["average_test_error"] == last["average_test_error"] != last["test_error"]
+    for more, which, name in (
+        ([], "", "test_error"),
+        (["--averaged"], " of the averaged weights", "average_test_error"),
+    ):
+        error = f"{last[name]:.2f} %"
+        printed = command("--evaluate", out, *more).out
+        assert printed == f"p-1h on bands: test error{which} {error} (recorded after epoch 3: {error})\n"
+
+
 def test_the_test_error_is_that_of_the_test_set(
     command: Command, options: list[object], data: Path, tmp_path: Path
 ) -> None:
@@ -602,6 +619,7 @@ def test_evaluate_refuses_what_it_cannot_evaluate(
         ([tmp_path / "none.npz"], "the checkpoint does not exist"),
         ([out / "config.json"], "damaged or not a checkpoint"),
         ([path, "--hidden", 4], "--evaluate"),
+        ([path, "--averaged"], "has no averaged weights: leave out --averaged, or train with --average"),
     ):
         assert_refused(command("--evaluate", *arguments), words)
 
@@ -645,6 +663,8 @@ def assert_refused(outcome: Outcome, words: str) -> None:
         (["--learning-rates", 0.1, -0.1], "learning_rates must be positive and finite, got (0.1, -0.1)"),
         (["--free-steps", 0], "free_steps must be a positive integer, got 0"),
         (["--workers", 0], "workers must be an integer of at least 1, got 0"),
+        (["--average", 1], "average must be a finite number from 0 to below 1, got 1.0"),
+        (["--averaged"], "--averaged says which weights --evaluate tests: leave it out, or give --evaluate"),
         (["--distort", -1], "distort must be a number from 0 to 10, got -1.0"),
         (["--augment", -1], "augment must be an integer of at least 0, got -1"),
         (
@@ -815,7 +835,7 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
     [
         [],
         ["--estimate", "random-sign", "--augment", 1, "--distort", 1],
-        ["--momentum", 0.9, "--rate-schedule", "cosine"],
+        ["--momentum", 0.9, "--rate-schedule", "cosine", "--average", 0.9],
     ],
     ids=["plain", "random", "momentum"],
 )

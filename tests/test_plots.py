@@ -182,6 +182,9 @@ def test_learning_curves_without_some_validation_data() -> None:
     assert len(axes.get_lines()) == 1
     later = plot_learning_curves(progress(train_error=[9.0, 5.0, 2.0], validation_error=[6.5, 6.0]))
     np.testing.assert_array_equal(later.get_lines()[1].get_xydata(), [(2, 6.5), (3, 6)])
+    errors = {name: [6.5, 6.0] for name in ("validation_error", "average_validation_error")}
+    both = plot_learning_curves(progress(train_error=[9.0, 5.0, 2.0], **errors))
+    assert both.get_lines()[2].get_label() == "validation, averaged weights"
     with pytest.raises(ValueError, match="at least one complete epoch"):
         plot_learning_curves(eq.Progress({}, np.random.default_rng(0)))
 

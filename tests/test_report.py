@@ -135,6 +135,25 @@ def test_the_lines_of_an_epoch_and_of_the_end(
     assert json.loads((tmp_path / "summary.json").read_text("utf-8"))["test_error"] == 6.5
 
 
+def test_the_errors_of_the_averaged_weights_stand_beside_the_others(
+    drawn: list[Figure], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = finished()
+    progress.commit(history=HISTORY | {"average_validation_error": [7.75, 5.25, 2.5]})
+    told = Report(tmp_path, configuration(), quiet=False)
+    told.epoch(progress)
+    told.end(progress)
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "test error 6.50 % (averaged weights 2.50 %), 10.2 steps" in first
+    assert last == "cvf-1h on bands: test error 6.50 % (averaged weights 2.50 %) after 3 epochs"
+    for text in ((tmp_path / name).read_text("utf-8") for name in ("metrics.jsonl", "summary.json")):
+        record = json.loads(text)
+        assert (record["test_error"], record["average_test_error"]) == (6.5, 2.5)
+    line = drawn[0].axes[0].get_lines()[2]
+    assert line.get_label() == "test, averaged weights"
+    np.testing.assert_array_equal(line.get_ydata(), [7.75, 5.25, 2.5])
+
+
 def test_the_first_lines_have_every_setting() -> None:
     """No two numbers are equal."""
     untied = EXPERIMENTS["cvf-1h"].override(
@@ -169,6 +188,7 @@ def test_the_first_lines_have_every_setting() -> None:
         weight_decay=0.07,
         augment=8,
         distort=0.5,
+        average=0.99,
         rate_schedule=Exponential(0.9),
     )
     assert describe(configuration(conv)) == [
@@ -176,8 +196,8 @@ def test_the_first_lines_have_every_setting() -> None:
         "stride 3, padding 4",
         "data: bands, 50 training images of 4×5 pixels, 3 classes, seed 2",
         "phases: T 28, K 8, β 0.4 centered, alternating, ω 1.2, tol 0.03",
-        "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, distort 0.5, "
-        "rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
+        "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, "
+        "distort 0.5, average 0.99, rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
     ]
 
 

@@ -71,6 +71,7 @@ class Form:
     optimizer: Optimizer = RATES
     rate_schedule: Any = None
     transform: Any = None
+    average: float = 0.0
 
     def fit(self, size: int = 18, epochs: int = 2, **settings: Any) -> Progress:
         """Train; the last of the 5 batches is smaller than the others."""
@@ -92,6 +93,8 @@ FORMS = {
     "real time, augmented": Form(eq.RealTime(CHAIN), RANDOM_SIGN, transform=eq.random_shift(2)),
     "distorted": Form(transform=eq.random_distortion(1)),
     "C-EP": Form(rule=eq.cep, rate_schedule=eq.Steps(1, 0.5)),
+    "averaged": Form(average=0.4, optimizer=eq.SGD(0.3, 0.9)),
+    "C-EP, averaged": Form(rule=eq.cep, average=0.4),
     "C-VF": Form(
         eq.DiscreteTime(eq.untied(CHAIN)),
         RANDOM_SIGN,
@@ -119,8 +122,9 @@ def assert_same_run(a: Progress, b: Progress) -> None:
     """Everything is equal, the times excepted."""
     assert_same(a.theta, b.theta)
     assert_same(a.optimizer_state, b.optimizer_state)
+    assert_same(a.average, b.average)
     assert a.rng.bit_generator.state == b.rng.bit_generator.state
-    for name in ("epoch", "batch", "errors", "steps", "converged"):
+    for name in ("epoch", "batch", "errors", "steps", "converged", "averaged"):
         assert getattr(a, name) == getattr(b, name)
     assert a.history | {"seconds": []} == b.history | {"seconds": []}
 
@@ -424,13 +428,58 @@ def test_training_equals_the_naive_loop(form: Form) -> None:
 def test_the_history_consists_of_lists_of_floats(form: Form) -> None:
     progress = form.fit()
     names = {"train_error", "validation_error", "seconds", "steps", "converged"}
-    assert progress.history.keys() == names | (set() if form.dynamics.network.tied else {"weight_angle"})
+    names |= set() if form.dynamics.network.tied else {"weight_angle"}
+    names |= {"average_validation_error"} if form.average else set()
+    assert progress.history.keys() == names
     for values in progress.history.values():
         assert type(values) is list
         assert [type(value) for value in values] == [float, float]
     assert [record["epoch"] for record in progress.records] == [1, 2]
     assert progress.records[1]["train_error"] == progress.history["train_error"][1]
     json.dumps(progress.history)
+
+
+@pytest.mark.parametrize("form", [FORMS["averaged"], FORMS["C-EP, averaged"]])
+def test_the_average_equals_the_naive_one_and_changes_nothing_else(form: Form) -> None:
+    """Its decay is min(0.4, (1 + t)/(10 + t)), which is smaller for the first six of ten batches."""
+    begun, thetas = Progress.begin(form.dynamics, form.optimizer, seed=5), []
+    plain = replace(form, average=0.0).fit(progress=begun, on_batch=lambda p: thetas.append(p.theta))
+    expected = dict(Progress.begin(form.dynamics, form.optimizer, seed=5).theta)
+    for t, theta in enumerate(thetas):
+        decay = min(0.4, (1 + t) / (10 + t))
+        expected = {name: decay * w + (1 - decay) * theta[name] for name, w in expected.items()}
+    found = form.fit()
+    assert_same(found.average, expected)
+    assert_same(found.theta, plain.theta)
+    assert (found.averaged, plain.averaged, plain.average) == (10, 0, {})
+    assert found.history["validation_error"] == plain.history["validation_error"]
+    error = eq.error_rate(form.dynamics, found.average, *band(7, seed=1), phases=form.phases)
+    assert found.history["average_validation_error"][-1] == error
+
+
+def test_the_averaged_error_is_that_of_the_average() -> None:
+    """Large learning rates, so that the parameters and their average have different errors."""
+    form = Form(optimizer=eq.SGD(20.0), average=0.9)
+    progress = form.fit(epochs=4, validation=band(40, seed=1))
+    assert progress.history["average_validation_error"] != progress.history["validation_error"]
+    errors = [
+        eq.error_rate(PLAIN, theta, *band(40, seed=1), phases=PHASES)
+        for theta in (progress.theta, progress.average)
+    ]
+    assert errors == [progress.history[f"{name}validation_error"][-1] for name in ("", "average_")]
+
+
+def test_an_average_can_begin_in_the_middle_but_not_end_there() -> None:
+    begun = Form().fit(epochs=1)
+    first = begun.theta
+    continued = Form(average=0.5).fit(epochs=2, progress=begun, batch_size=99)
+    for name, w in continued.theta.items():
+        np.testing.assert_array_equal(continued.average[name], 0.1 * first[name] + 0.9 * w)
+    assert [set(record) >= {"average_validation_error"} for record in continued.records] == [False, True]
+    with pytest.raises(ValueError, match="the progress has an average of the parameters, which would not"):
+        Form().fit(epochs=3, progress=continued)
+    with pytest.raises(ValueError, match="average must be a finite number from 0 to below 1, got 1"):
+        Form(average=1).fit()
 
 
 def test_it_learns() -> None:
@@ -659,7 +708,7 @@ def interrupting(count: int, files: tuple[str, ...]) -> Callable[[Any, str, Any]
     return trace
 
 
-@pytest.mark.parametrize("name", ["momentum, augmented", "Adam, random sign"])
+@pytest.mark.parametrize("name", ["momentum, augmented", "Adam, random sign", "averaged"])
 def test_an_interrupt_at_any_line_loses_no_complete_batch(name: str) -> None:
     """KeyboardInterrupt is raised at many lines of training and of the optimizer, also within a step."""
     form = FORMS[name]
@@ -698,7 +747,8 @@ else:
 print("begun", flush=True)
 eq.fit(
     dynamics, X, y, phases=phases, optimizer=optimizer, epochs=10, batch_size=4, progress=progress,
-    transform=eq.random_shift(1), on_batch=lambda p: p.save(path), validation=(X[:9], y[:9]),
+    transform=eq.random_distortion(1), average=0.9, on_batch=lambda p: p.save(path),
+    validation=(X[:9], y[:9]),
 )
 progress.save(path)
 """

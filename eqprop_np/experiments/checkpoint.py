@@ -112,7 +112,7 @@ def _meta_of_schema_1(content: dict[str, Any]) -> dict[str, Any]:
 
 def _check(configuration: Configuration, progress: Progress) -> None:
     """Raise an error if the counters or the parameters do not fit the configuration."""
-    for name in ("epoch", "batch", "errors", "steps", "converged", "seconds"):
+    for name in ("epoch", "batch", "errors", "steps", "converged", "seconds", "averaged"):
         value = getattr(progress, name)
         if name == "converged" and value is None:
             continue
@@ -127,7 +127,12 @@ def _check(configuration: Configuration, progress: Progress) -> None:
     _check_history(progress)
     dynamics = configuration.experiment.build(configuration.image, configuration.classes)
     check_theta(progress.theta, dynamics.parameter_shapes)
-    for name, value in progress.theta.items():
+    if progress.average or progress.averaged:
+        check_theta(progress.average, dynamics.parameter_shapes)
+    wanted, begun = configuration.experiment.training.average > 0, progress.epoch + progress.batch > 0
+    if bool(progress.average) != wanted and (progress.average or begun):
+        raise ValueError("the averaged parameters must be there if the run averages them, and only then")
+    for name, value in (*progress.theta.items(), *progress.average.items()):
         if value.dtype != np.float32:
             raise ValueError(f"theta[{name!r}] must have dtype float32, got {value.dtype}")
     found, expected = (
@@ -148,7 +153,9 @@ def _check(configuration: Configuration, progress: Progress) -> None:
 
 def _check_history(progress: Progress) -> None:
     """Raise an error if the history does not consist of one number for each epoch."""
-    always, often = ("train_error", "validation_error", "seconds", "steps"), ("converged", "weight_angle")
+    always, often = ["train_error", "validation_error", "seconds", "steps"], ["converged", "weight_angle"]
+    if progress.average:
+        always.append("average_validation_error")
     if unknown := progress.history.keys() - {*always, *often}:
         raise ValueError(f"the history has unknown fields: {', '.join(sorted(unknown))}")
     for name in (*always, *often):

@@ -91,12 +91,13 @@ def check_memory(experiment: Experiment, dynamics: Dynamics, train_size: int) ->
 def memory_needed(experiment: Experiment, dynamics: Dynamics, train_size: int) -> int:
     """Return the bytes that training needs at least.
 
-    These are θ, its gradient, the new θ and the optimizer's state, and for a batch the state, the drives and
-    the largest input of a matrix product: each value once for each position of a kernel that uses it.
+    These are θ, its gradient, the new θ, its average and the optimizer's state, and for a batch the state,
+    the drives and the largest input of a matrix product: each value once for each position of a kernel
+    that uses it.
     """
     t, network = experiment.training, dynamics.network
     parameters = sum(map(prod, dynamics.parameter_shapes.values()))
-    copies = 3 + (2 if t.optimizer == "adam" else bool(t.momentum))
+    copies = 3 + bool(t.average) + (2 if t.optimizer == "adam" else bool(t.momentum))
     batch = max(min(t.batch_size, train_size), EVALUATION_BATCH)
     neurons = sum(map(prod, network.shapes))
     patches = max(c.multiplications // c.shape[-1] for c in network.connections)

@@ -26,7 +26,7 @@ from eqprop_np.connections import Shape
 from eqprop_np.costs import Cost, Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
 from eqprop_np.network import Network, chain, convolutional
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, RateSchedule, Steps
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, RateSchedule, Steps, check_range
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
@@ -129,6 +129,8 @@ class Training:
         Shift each training image at random by up to so many pixels; 0 for no shift.
     distort : float
         Strength of a random distortion of each training image, before the shift; 0 for none.
+    average : float
+        The decay of the exponential moving average of the parameters; 0 for no average.
     workers : int
         The number of processes that share each batch, each with one BLAS thread.
 
@@ -147,6 +149,7 @@ class Training:
     rate_schedule: RateSchedule = field(default_factory=Exponential)
     augment: int = 0
     distort: float = 0.0
+    average: float = 0.0
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -165,7 +168,8 @@ class Training:
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum belongs to the optimizer sgd, not to {self.optimizer}")
         check_strength("distort", self.distort)
-        for name in ("momentum", "weight_decay", "distort"):
+        check_range("average", self.average, 0, 1)
+        for name in ("momentum", "weight_decay", "distort", "average"):
             object.__setattr__(self, name, float(getattr(self, name)))
         check_kind(
             "rate_schedule", self.rate_schedule, Exponential | Steps | Cosine, "Exponential(...), Steps(...) "
@@ -333,6 +337,7 @@ class Experiment:
             t.epochs,
             t.batch_size,
             t.transform,
+            t.average,
         )
 
     def override(self, **settings: Any) -> "Experiment":

@@ -105,7 +105,7 @@ class Report:
         self.say(
             f"epoch {record['epoch']}/{self.configuration.experiment.training.epochs}: "
             f"train error {record['train_error']:.2f} %, {self.configuration.tested} error "
-            f"{record['test_error']:.2f} %, {record['steps']:.1f} steps, {record['seconds']:.0f} s"
+            f"{_errors(record)}, {record['steps']:.1f} steps, {record['seconds']:.0f} s"
         )
 
     def end(self, progress: Progress, test: Samples | None = None) -> None:
@@ -126,7 +126,7 @@ class Report:
         epochs = _count(summary["epochs"], "epoch")
         say(
             f"{summary['preset']} on {summary['dataset']}: {self.configuration.tested} error "
-            f"{summary['test_error']:.2f} % after {epochs}"
+            f"{_errors(summary)} after {epochs}"
         )
 
     def _say_not_converged(self, record: dict[str, float]) -> None:
@@ -166,15 +166,20 @@ class Report:
         epochs = [record["epoch"] for record in history]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
+        tested, errors = self.configuration.tested, []
         for key, label, style in (
             ("train_error", "training", "--"),
-            ("test_error", self.configuration.tested, "-"),
+            ("test_error", tested, "-"),
+            ("average_test_error", f"{tested}, averaged weights", "-"),
         ):
-            axes.plot(epochs, [record[key] for record in history], style, marker="o", ms=3, label=label)
+            if key in history[-1]:
+                values = [record[key] for record in history]
+                axes.plot(epochs, values, style, marker="o", ms=3, label=label)
+                errors += values
         axes.set(xlabel="epoch", ylabel="error (%)")
         title = f"{self.configuration.experiment.name} on {self.configuration.dataset}"
         axes.set_title(title, parse_math=False)  # the data's name is that of a directory
-        _scale(axes, [record[key] for record in history for key in ("train_error", "test_error")])
+        _scale(axes, errors)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False)
         with replacing(self.directory / "curves.png", "wb") as file:
@@ -211,6 +216,13 @@ def saturated(dynamics: Dynamics, theta: Theta, x: Array, phases: Phases) -> lis
     return [float((gain / dynamics.nudge_scale < SLOPE).mean()) for gain in gains]
 
 
+def _errors(record: dict[str, Any]) -> str:
+    """Return the test error and, if there is one, that of the averaged weights."""
+    average = record.get("average_test_error")
+    beside = "" if average is None else f" (averaged weights {average:.2f} %)"
+    return f"{record['test_error']:.2f} %{beside}"
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -224,7 +236,7 @@ def describe(configuration: Configuration) -> list[str]:
     angle = f", ψ {e.psi or 0.0:g}°" if e.untied else ""
     epsilon = f", ε {e.epsilon:g}" if e.dynamics == "real-time" else ""
     epsilon += " as in the authors' code" if e.authors_code else ""
-    extras = ("momentum", "weight_decay", "augment", "distort")
+    extras = ("momentum", "weight_decay", "augment", "distort", "average")
     extra = "".join(f", {n.replace('_', ' ')} {getattr(t, n):g}" for n in extras if getattr(t, n))
     schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
     omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
@@ -252,9 +264,9 @@ def _rate_schedule(schedule: RateSchedule) -> str:
 
 
 def records(progress: Progress) -> list[dict[str, float]]:
-    """Return one dict for each epoch, as the files have them: the validation error is "test_error"."""
+    """Return one dict for each epoch, as the files have them: "validation_error" is "test_error" in them."""
     return [
-        {"test_error" if name == "validation_error" else name: value for name, value in record.items()}
+        {name.replace("validation_error", "test_error"): value for name, value in record.items()}
         for record in progress.records
     ]
 
@@ -278,7 +290,7 @@ def summarize(
         "train_size": configuration.train_size,
         "epochs": progress.epoch,
         "seed": configuration.seed,
-        "test_error": history[-1]["test_error"],
+        **{name: value for name, value in history[-1].items() if name.endswith("test_error")},
         "tested_on": "held-out training images" if configuration.validation else "test set",
         "train_error": history[-1]["train_error"],
         "weight_angle": weight_angle(network, start),
