@@ -1,35 +1,53 @@
 """Measure the cost of an epoch of each preset: ``python -m eqprop_np.benchmark``.
 
-Costs are in mm, which is the time of one 2048 × 2048 × 2048 float32 matrix product on the same machine with
-all its cores. The time of an epoch differs between machines and, on a shared machine, from minute to minute.
-Its ratio to the time of a matrix product differs less.
+There are three units. Seconds are those of this machine. One mm is the time of one 2048 × 2048 × 2048 float32
+matrix product on the same machine with all its cores; the ratio to it differs less from minute to minute, but
+small batches are limited by other things than large products, so it differs between machines. The third is
+the time of plain backpropagation through the feed-forward network of the same layers, activation, cost and
+batch size (`eqprop_np.experiments.feedforward`). It carries over best, and it is what EP is compared with.
+Both sides of this ratio use one process with one BLAS thread. All are measured in turn.
+
+``--scaling`` measures how the cost grows (`eqprop_np.experiments.scaling`).
 """
 
+import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from matplotlib import style
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics
-from eqprop_np.experiments.console import Parser, command, whole
+from eqprop_np.experiments.console import BadInput, Parser, command, whole
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
-from eqprop_np.network import Network, Theta
-from eqprop_np.processes import SharedRule, share
-from eqprop_np.rules import RULES
+from eqprop_np.experiments.report import git_commit, write_json
+from eqprop_np.experiments.scaling import VARIATIONS, Point, draw_scaling, exponents, measure_point
+from eqprop_np.experiments.timing import (
+    SIDE,
+    Batches,
+    batches_of,
+    by_backpropagation,
+    by_rule,
+    matrix_product,
+    multiplications,
+    one_process,
+    processes,
+)
+from eqprop_np.figures import STYLE, require_format, save
+from eqprop_np.network import Theta
+from eqprop_np.processes import SharedRule
 from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.samples import Samples
 from eqprop_np.training import Run
 
-SIDE = 2048
 CHUNK = 20  # batches timed at once, between two measurements of mm, which leave cold caches
 
 
@@ -55,8 +73,14 @@ class Cost:
 
     Attributes
     ----------
-    mm_per_epoch : float
+    mm_per_epoch, seconds_per_epoch : float
         The cost of 60,000 training images.
+    to_backpropagation : float
+        The time relative to plain backpropagation, both in one process.
+    workers : int
+        The number of processes of the experiment.
+    gain : float
+        How many times as fast as one process they are.
     steps : float
         The mean number of steps of the first phase.
     products : float
@@ -66,52 +90,55 @@ class Cost:
     """
 
     mm_per_epoch: float
+    seconds_per_epoch: float
+    to_backpropagation: float
+    workers: int
+    gain: float
     steps: float
     products: float
     throughput: float
 
 
-def matrix_product() -> float:
-    """Return the time of one 2048³ float32 matrix product on all cores in seconds, the best of five."""
-    a = np.ones((SIDE, SIDE), np.float32)
-    b, out, times = a.copy(), a.copy(), []
-    with threadpool_limits(os.cpu_count(), "blas"):
-        for _ in range(5):
-            start = time.perf_counter()
-            np.matmul(a, b, out=out)
-            times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
     """Train for ``warm_up`` batches, then train for ``batches`` more and return their cost."""
-    size, workers = experiment.training.batch_size, experiment.training.workers
     dynamics = experiment.build(samples.x.shape[1:], int(samples.y.max()) + 1)
-    theta = dynamics.init(np.random.default_rng(0))
+    theta, other = (dynamics.init(np.random.default_rng(0)) for _ in range(2))
+    rows: list[tuple[float, ...]] = []
     steps: list[float] = []
-    times: list[float] = []
-    units: list[float] = []
-    with share(RULES[experiment.rule], workers) if workers > 1 else _alone() as shared:
-        run = experiment.run(dynamics, shared)
-        _batches(run, theta, samples, range(warm_up))
+    with processes(experiment) as shared:
+        run, alone = experiment.run(dynamics, shared), experiment.run(dynamics)
+        train, train_alone = by_rule(run, theta, samples), by_rule(alone, theta, samples)
+        backpropagate = by_backpropagation(run, other, samples, experiment.rates(dynamics))
+        train(range(warm_up))
         for first in range(warm_up, warm_up + batches, CHUNK):
-            units.append(matrix_product())
-            start = time.perf_counter()
-            steps += _batches(run, theta, samples, range(first, first + CHUNK))
-            times.append((time.perf_counter() - start) / CHUNK)
+            numbers = range(first, first + CHUNK)
+            unit = matrix_product()
+            seconds, taken = _timed(train, numbers)
+            one_process_seconds = _timed(train_alone, numbers)[0] if shared else seconds
+            rows.append((unit, seconds, one_process_seconds, _timed(backpropagate, numbers)[0]))
+            steps += taken
         speeds = [_speed(run, theta, samples) for _ in range(5)]
-    with _alone():
-        products = _share(experiment.run(dynamics), theta, samples)
-    epoch = -(-60_000 // size) * median(times) / median(units)
-    throughput = median(speeds) * median(units) / SIDE**3
-    return Cost(epoch, float(np.mean(steps)), products, throughput)
+    with one_process():
+        products = _share(alone, theta, samples)
+    units, times, one, plain = np.transpose(rows)
+    epoch = -(-60_000 // run.batch_size) / CHUNK * median(times)
+    return Cost(
+        mm_per_epoch=epoch / median(units),
+        seconds_per_epoch=epoch,
+        to_backpropagation=median(one / plain),
+        workers=experiment.training.workers,
+        gain=median(one / times),
+        steps=float(np.mean(steps)),
+        products=products,
+        throughput=median(speeds) * median(units) / SIDE**3,
+    )
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Use one process with one BLAS thread."""
-    with threadpool_limits(1, "blas"):
-        yield None
+def _timed(train: Batches, numbers: range) -> tuple[float, list[float]]:
+    """Train on batches, and return the time in seconds and the steps of their first phases."""
+    start = time.perf_counter()
+    steps = train(numbers)
+    return time.perf_counter() - start, steps
 
 
 def _speed(run: Run, theta: Theta, samples: Samples) -> float:
@@ -120,10 +147,8 @@ def _speed(run: Run, theta: Theta, samples: Samples) -> float:
     The weight of a connection counts once for each drive, at each position of a convolution's kernel. What
     is known to be zero, because the state begins there, does not count.
     """
-    size, start, products = run.batch_size, time.perf_counter(), 0
-    for first in range(0, CHUNK * size, size):
-        batch = samples[np.arange(first, first + size) % len(samples)]
-        x = batch.inputs(run.dynamics.network, np.float32)
+    start, products = time.perf_counter(), 0
+    for x, _ in batches_of(run, samples, range(CHUNK)):
         if isinstance(run.rule, SharedRule):
             products += sum(run.rule.map(_first_phase, (x,), run.dynamics, theta, run.phases))
         else:
@@ -137,91 +162,140 @@ def _first_phase(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> 
     return len(x) * multiplications(dynamics.network, free.steps)
 
 
-def multiplications(network: Network, steps: int) -> int:
-    """Return the multiplications in the matrix products of a first phase, for one sample.
-
-    The drive of the input is computed once. A connection between free layers costs two drives per step. The
-    first drive to post of a connection with switches is that of a zero state and costs nothing.
-    """
-    drives = {c: 1 if c.pre == 0 else 2 * steps - c.has_switches for c in network.connections}
-    return sum(c.multiplications * count for c, count in drives.items())
-
-
 def _share(run: Run, theta: Theta, samples: Samples) -> float:
     """Return the share of matrix products in the time of some batches, in one process.
 
     The measurement itself costs a microsecond or two per array operation, so the share is a little low.
     """
     timed: Theta = {name: value.view(Timed) for name, value in theta.items()}
-    images = Samples(samples.x[: CHUNK * run.batch_size].view(Timed), samples.y)
-    _batches(run, timed, images, range(1))
-    Timed.seconds, start = 0.0, time.perf_counter()
-    _batches(run, timed, images, range(CHUNK))
-    return Timed.seconds / (time.perf_counter() - start)
+    train = by_rule(run, timed, Samples(samples.x[: CHUNK * run.batch_size].view(Timed), samples.y))
+    train(range(1))
+    Timed.seconds = 0.0
+    seconds, _ = _timed(train, range(CHUNK))
+    return Timed.seconds / seconds
 
 
-def _batches(run: Run, theta: Theta, samples: Samples, numbers: range) -> list[float]:
-    """Train on these batches, writing into ``theta``, and return the steps of the first phases."""
-    rng, network = np.random.default_rng(0), run.dynamics.network
-    phases, state = run.phases_of(0, theta), run.optimizer.init(theta)
-    rule = run.rule if isinstance(run.rule, SharedRule) else run.rule.fastest(network)
-    steps = []
-    for number in numbers:
-        chosen = np.arange(number * run.batch_size, (number + 1) * run.batch_size) % len(samples)
-        batch = samples[chosen]
-        x, y = batch.inputs(network, np.float32), batch.targets(run.dynamics, np.float32)
-        update = rule(run.dynamics, theta, x, y, phases.draw(rng))
-        new, state = run.optimizer.step(theta, update.gradient, state)
-        theta.update(new)
-        steps.append(float(update.free.steps))
-    return steps
-
-
-@command(DataError)
+@command(DataError, ValueError)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    possible = VARIATIONS if options.scaling else EXPERIMENTS
+    if unknown := [name for name in options.presets if name not in possible]:
+        raise BadInput(f"no preset {unknown[0]!r}: choose from {', '.join(possible)}; see --help")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)  # before the work
+    dataset = load(options.data, progress=True)
+    samples = Samples(dataset.train_images, dataset.train_labels)
+    record: dict[str, Any] = {
+        "dataset": dataset.name, "git_commit": git_commit(), "cores": os.cpu_count(), "numpy": np.__version__,
+    }  # fmt: skip
+    print(f"on {dataset.name}")
+    run = _scaling if options.scaling else _presets
+    record |= run(samples, options.presets or list(possible), options)
+    if options.json is not None:
+        write_json(options.json, record)
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m eqprop_np.benchmark", usage="%(prog)s [PRESET ...] [options]", description=__doc__
     )
     add = parser.add_argument
-    add(
-        "presets",
-        nargs="*",
-        metavar="PRESET",
-        help=f"presets to measure: {', '.join(EXPERIMENTS)} (default: all)",
-    )
+    add("presets", nargs="*", metavar="PRESET",
+        help=f"presets to measure: {', '.join(EXPERIMENTS)} (default: all)")  # fmt: skip
     add("--data", metavar="DIR", default="auto", help="data set, as in eqprop_np.mnist (default: auto)")
-    add("--batches", type=whole(1), default=200, metavar="N", help="batches to time (default: 200)")
-    add("--warm-up", type=whole(0), default=200, metavar="N",
-        help="batches to train before that (default: 200)")  # fmt: skip
+    add("--batches", type=whole(1), metavar="N", help="batches to time (default: 200; with --scaling fewer)")
+    add("--warm-up", type=whole(0), metavar="N",
+        help="batches to train before that (default: 200; with --scaling those of the preset)")  # fmt: skip
     add("--no-letter", action="store_true", help="leave out the comparison of the dynamics")
-    options = parser.parse_args(arguments)
-    if unknown := [name for name in options.presets if name not in EXPERIMENTS]:
-        parser.error(f"no preset {unknown[0]!r}: choose from {', '.join(EXPERIMENTS)}")
-    dataset = load(options.data, progress=True)
-    samples = Samples(dataset.train_images, dataset.train_labels)
-    print(f"on {dataset.name}; 1 mm = {1000 * matrix_product():.0f} ms now")
-    print(f"{'preset':10} {'mm per epoch':>12} {'free steps':>10} {'in products':>11} {'of the peak':>11}")
-    for name in options.presets or EXPERIMENTS:
-        _row(name, measure(EXPERIMENTS[name], samples, options.batches, options.warm_up))
-    if not options.no_letter:
-        _compare_dynamics(samples, -(-options.batches // 5))
-    return 0
+    add("--scaling", action="store_true",
+        help=f"measure instead how the cost of {' and '.join(VARIATIONS)} grows, and draw it")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", default=Path("runs/scaling.png"),
+        help="figure of --scaling: .png, .pdf or .svg (default: runs/scaling.png)")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="also write the numbers to this file")
+    return parser
 
 
-def _row(name: str, cost: Cost) -> None:
-    shares = f"{cost.products:11.0%} {cost.throughput:11.0%}"
-    print(f"{name:10} {cost.mm_per_epoch:12.0f} {cost.steps:10.1f} {shares}", flush=True)
+def _presets(samples: Samples, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Print the cost of presets, and return what goes into the record."""
+    batches, warm_up = options.batches or 200, 200 if options.warm_up is None else options.warm_up
+    print(f"1 mm = {1000 * matrix_product():.0f} ms now")
+    print(TITLES)
+    costs: dict[str, Cost] = {}
+    for name in names:
+        costs[name] = measure(EXPERIMENTS[name], samples, batches, warm_up)
+        print(_row(name, costs[name]), flush=True)
+    return {
+        "presets": {name: asdict(cost) for name, cost in costs.items()},
+        "to the letter": [] if options.no_letter else _compare_dynamics(samples, -(-batches // 5)),
+    }
 
 
-def _compare_dynamics(samples: Samples, batches: int) -> None:
+TITLES = (
+    f"{'preset':8} {'mm per epoch':>12} {'s per epoch':>11} {'/ backprop':>10} {'workers':>10} "
+    f"{'free steps':>10} {'in products':>11} {'of the peak':>11}"
+)
+
+
+def _row(name: str, cost: Cost) -> str:
+    workers = f"{cost.workers} (×{cost.gain:.2f})" if cost.workers > 1 else "1"
+    units = f"{cost.mm_per_epoch:12.0f} {cost.seconds_per_epoch:11.1f} {cost.to_backpropagation:10.1f}"
+    return f"{name:8} {units} {workers:>10} {cost.steps:10.1f} {cost.products:11.0%} {cost.throughput:11.0%}"
+
+
+def _compare_dynamics(samples: Samples, batches: int) -> list[dict[str, Any]]:
     """Print the cost of real time relative to discrete time, which the abstract gives as 5 to 8."""
     print("to the letter (T and K synchronous steps):")
-    for pair in (("eb-1h", "p-1h"), ("eb-2h", "p-2h")):
-        costs = [measure(EXPERIMENTS[name].to_the_letter(), samples, batches, 0) for name in pair]
-        for name, cost in zip(pair, costs, strict=True):
-            _row(name, cost)
-        print(f"{pair[0]} / {pair[1]} = {costs[0].mm_per_epoch / costs[1].mm_per_epoch:.1f}", flush=True)
+    compared = []
+    for names in (("eb-1h", "p-1h"), ("eb-2h", "p-2h")):
+        experiments = [EXPERIMENTS[name].to_the_letter() for name in names]
+        costs = [measure(experiment, samples, batches, 0) for experiment in experiments]
+        for name, cost in zip(names, costs, strict=True):
+            print(_row(name, cost), flush=True)
+        ratio = costs[0].mm_per_epoch / costs[1].mm_per_epoch
+        numbers = [e.phases.free_steps + e.phases.nudged_steps for e in experiments]
+        steps = numbers[0] / numbers[1]
+        print(
+            f"{names[0]} / {names[1]} = {ratio:.1f} = {steps:.1f} × the number of steps T + K, "
+            f"times {ratio / steps:.2f} × the time per step",
+            flush=True,
+        )
+        compared.append({"presets": names, "ratio": ratio, "steps": steps, "per_step": ratio / steps})
+    return compared
+
+
+def _scaling(samples: Samples, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Print and draw how the cost of presets grows, and return what goes into the record."""
+    require_format(options.out)  # before the work
+    found: dict[str, dict[str, list[Point]]] = {}
+    for name in names:
+        found[name] = {}
+        print(f"{name + ', per sample:':16} {'µs':>9} {'kB':>9} {'10⁶ mult.':>9} {'steps':>6}")
+        for variable, variation in VARIATIONS[name].items():
+            found[name][variable] = points = []
+            for value in variation.values:
+                points.append(measure_point(name, variable, value, samples, options.batches, options.warm_up))
+                print(_point_row(variable, points[-1]), flush=True)
+            time_, memory, work, steps = exponents(points).values()
+            print(f"{'exponent':>16} {time_:9.2f} {memory:9.2f} {work:9.2f} {steps:6.2f}")
+    with style.context(STYLE):
+        save(draw_scaling(found), options.out)
+    print(options.out)
+    return {
+        "scaling": {
+            name: {
+                variable: {"points": [asdict(point) for point in points], "exponents": exponents(points)}
+                for variable, points in settings.items()
+            }
+            for name, settings in found.items()
+        }
+    }
+
+
+def _point_row(variable: str, point: Point) -> str:
+    units = f"{1e6 * point.seconds:9.0f} {point.memory / 1e3:9.0f} {point.work / 1e6:9.2f}"
+    return f"{variable:10} {point.value:5} {units} {point.steps:6.1f}"
 
 
 if __name__ == "__main__":

@@ -794,6 +794,14 @@ def _errors(options: argparse.Namespace) -> Figure:
     return figure
 
 
+def require_format(path: Path) -> None:
+    """Raise a ValueError if matplotlib cannot write the format of the file's suffix."""
+    if path.suffix.lstrip(".").lower() not in Figure().canvas.get_supported_filetypes():
+        raise ValueError(
+            f"{path} has the suffix {path.suffix!r}, which is not a figure format: use .png, .pdf or .svg"
+        )
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure to a file in the format of the file's suffix.
 
@@ -811,14 +819,10 @@ def save(figure: Figure, path: Path) -> None:
     ValueError
         If matplotlib cannot write the format of the suffix.
     """
-    suffix = path.suffix.lstrip(".").lower()
-    if suffix not in figure.canvas.get_supported_filetypes():
-        raise ValueError(
-            f"{path} has the suffix {path.suffix!r}, which is not a figure format: use .png, .pdf or .svg"
-        )
+    require_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb") as file:
-        figure.savefig(file, format=suffix, dpi=200)
+        figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=200)
 
 
 if __name__ == "__main__":

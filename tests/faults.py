@@ -77,9 +77,12 @@ TESTS = {  # the test files of each module; the first ones find most
     "experiments/console": "console",
     "experiments/datasets": "datasets",
     "experiments/estimators": "estimators",
+    "experiments/feedforward": "feedforward",
     "experiments/presets": "experiments",
     "experiments/report": "report",
+    "experiments/scaling": "scaling",
     "experiments/systems": "systems",
+    "experiments/timing": "benchmark",
 }
 
 

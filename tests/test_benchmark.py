@@ -1,5 +1,6 @@
 """Tests of the benchmark: what it prints and what it counts. No test depends on a measured time."""
 
+import json
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from examples import write_bands
 
 from eqprop_np import benchmark
-from eqprop_np.benchmark import Cost, Timed, main, measure, multiplications
+from eqprop_np.benchmark import Cost, Timed, main, measure
+from eqprop_np.experiments import timing
 from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.experiments.timing import Batches, matrix_product, multiplications
 from eqprop_np.network import Theta, chain
 from eqprop_np.optimizers import SGD
 from eqprop_np.samples import Samples
@@ -36,7 +39,10 @@ def test_it_prints_a_row_for_each_preset(
     data: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each number stands under its title, and each preset is measured on the training images."""
-    costs = {"p-1h": Cost(1234.4, 9.3, 0.25, 0.615), "conv": Cost(7.6, 28.0, 0.875, 0.5)}
+    costs = {
+        "p-1h": Cost(1234.4, 5.34, 2.06, 1, 1.0, 9.3, 0.25, 0.615),
+        "conv": Cost(7.6, 76.5, 8.44, 2, 1.789, 28.0, 0.875, 0.5),
+    }
     asked = []
 
     def instead(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
@@ -44,14 +50,21 @@ def test_it_prints_a_row_for_each_preset(
         return costs[experiment.name]
 
     monkeypatch.setattr(benchmark, "measure", instead)
-    assert main(["p-1h", "conv", "--batches", "5", "--warm-up", "1", "--no-letter", "--data", str(data)]) == 0
+    options = ["--batches", "5", "--warm-up", "1", "--no-letter", "--data", str(data)]
+    assert main(["p-1h", "conv", *options, "--json", str(data / "new" / "record.json")]) == 0
     assert asked == [(EXPERIMENTS[name], 60, 5, 1) for name in ("p-1h", "conv")]
     assert capsys.readouterr().out.splitlines() == [
-        "on bands; 1 mm = 500 ms now",
-        "preset     mm per epoch free steps in products of the peak",
-        "p-1h               1234        9.3         25%         62%",
-        "conv                  8       28.0         88%         50%",
+        "on bands",
+        "1 mm = 500 ms now",
+        "preset   mm per epoch s per epoch / backprop    workers free steps in products of the peak",
+        "p-1h             1234         5.3        2.1          1        9.3         25%         62%",
+        "conv                8        76.5        8.4  2 (×1.79)       28.0         88%         50%",
     ]
+    record = json.loads((data / "new" / "record.json").read_text("utf-8"))
+    assert record["dataset"] == "bands"
+    assert record["presets"]["conv"]["to_backpropagation"] == 8.44
+    assert record["presets"].keys() == costs.keys()
+    assert record["to the letter"] == []
 
 
 def test_every_preset_can_be_measured(samples: Samples) -> None:
@@ -69,17 +82,18 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
 
     def instead(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
         measured.append((experiment, batches))
-        return Cost(
-            {"eb-1h": 600, "eb-2h": 900, "p-1h": 100, "p-2h": 200}.get(experiment.name, 1), 1, 0.5, 0.5
-        )
+        mm = {"eb-1h": 600, "eb-2h": 900, "p-1h": 100, "p-2h": 200}.get(experiment.name, 1)
+        return Cost(mm, 3.0, 2.0, 1, 1.0, 1, 0.5, 0.5)
 
     monkeypatch.setattr(benchmark, "measure", instead)
-    assert main(["p-3h", "--batches", "6", "--data", str(data)]) == 0
+    assert main(["p-3h", "--batches", "6", "--data", str(data), "--json", str(data / "record.json")]) == 0
     names = ["eb-1h", "p-1h", "eb-2h", "p-2h"]
     assert measured == [(EXPERIMENTS["p-3h"], 6), *((EXPERIMENTS[name].to_the_letter(), 2) for name in names)]
     printed = capsys.readouterr().out
-    assert "eb-1h / p-1h = 6.0\n" in printed
-    assert "eb-2h / p-2h = 4.5\n" in printed
+    assert "eb-1h / p-1h = 6.0 = 2.8 × the number of steps T + K, times 2.14 × the time per step\n" in printed
+    assert "eb-2h / p-2h = 4.5 = 3.7 × the number of steps T + K, times 1.23 × the time per step\n" in printed
+    first, _ = json.loads((data / "record.json").read_text("utf-8"))["to the letter"]
+    assert first == {"presets": names[:2], "ratio": 6.0, "steps": 112 / 40, "per_step": 600 / 280}
     assert [line.split()[0] for line in printed.splitlines() if line.split()[1] in ("600", "100")] == names[
         :2
     ]
@@ -104,7 +118,60 @@ def test_the_cost_of_an_epoch_is_that_of_its_batches(
     """Twenty batches take 1 s, and an mm half a second. The last batch of an epoch may be smaller."""
     cost = measure(letter(batch_size=batch_size, hidden=(4,)), samples, 30, 0)
     assert cost.mm_per_epoch == pytest.approx(batches / 20 / 0.5)
+    assert cost.seconds_per_epoch == pytest.approx(batches / 20)
     assert cost.steps == 30
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_ratios_are_those_of_one_process(workers: int, samples: Samples, monkeypatch: Patch) -> None:
+    """Twenty batches take 3 s, 4.5 s in one process, and backpropagation takes 1.5 s."""
+    now = 0.0
+
+    def passing(seconds: float, steps: list[float]) -> Batches:
+        def train(numbers: range) -> list[float]:
+            nonlocal now
+            now += seconds * len(numbers) / 20
+            return steps
+
+        return train
+
+    def by_rule(run: Any, *_: Any) -> Batches:
+        alone = not isinstance(run.rule, benchmark.SharedRule)
+        return passing(4.5, [8.0]) if alone and workers > 1 else passing(3, [6.0])
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(benchmark, "by_rule", by_rule)
+    monkeypatch.setattr(benchmark, "by_backpropagation", lambda *_: passing(1.5, []))
+    monkeypatch.setattr(benchmark, "_speed", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "_share", lambda *_: 0.5)
+    cost = measure(letter(hidden=(4,), workers=workers), samples, 30, 7)
+    assert (cost.workers, cost.gain) == (workers, 1.5 if workers > 1 else 1)
+    assert cost.to_backpropagation == pytest.approx(4.5 / 1.5 if workers > 1 else 3 / 1.5)
+    assert cost.seconds_per_epoch == pytest.approx(3000 / 20 * 3)
+    assert cost.steps == 6
+
+
+def test_backpropagation_gets_the_same_batches(samples: Samples, monkeypatch: Patch) -> None:
+    """It has its own θ and the rates of the experiment."""
+    experiment, calls = letter(hidden=(4,), batch_size=7), []
+    monkeypatch.setattr(timing, "descend", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(benchmark, "_speed", lambda *_: 1.0)
+    monkeypatch.setattr(benchmark, "_share", lambda *_: 0.5)
+    thetas, by_rule = [], benchmark.by_rule
+
+    def spy(run: Any, theta: Theta, *rest: Any) -> Batches:
+        thetas.append(theta)
+        return by_rule(run, theta, *rest)
+
+    monkeypatch.setattr(benchmark, "by_rule", spy)
+    measure(experiment, samples, 2, 1)
+    assert len(calls) == 20
+    for number, (dynamics, theta, x, y, rates) in enumerate(calls, start=1):
+        chosen = np.arange(7 * number, 7 * number + 7) % 60
+        np.testing.assert_array_equal(x, samples.x[chosen].reshape(7, -1) / np.float32(255))
+        np.testing.assert_array_equal(y.argmax(axis=1), samples.y[chosen])
+        assert rates == experiment.rates(dynamics)
+        assert all(theta is not other for other in thetas)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -120,12 +187,17 @@ def test_the_throughput_is_in_units_of_the_matrix_product(
 def test_the_share_is_that_of_the_matrix_products(samples: Samples, monkeypatch: Patch, clock: None) -> None:
     """A matrix product takes 1 s and the time until the next call another one; a sum takes no time."""
 
-    def instead(run: Any, theta: Theta, images: Samples, numbers: range) -> None:
+    def instead(run: Any, theta: Theta, images: Samples) -> Batches:
         x = images.x.reshape(len(images.x), -1).astype(np.float32)
-        for _ in numbers:
-            x @ theta["w0-1"] @ theta["w1-2"] + theta["b2"]
 
-    monkeypatch.setattr(benchmark, "_batches", instead)
+        def train(numbers: range) -> list[float]:
+            for _ in numbers:
+                x @ theta["w0-1"] @ theta["w1-2"] + theta["b2"]
+            return []
+
+        return train
+
+    monkeypatch.setattr(benchmark, "by_rule", instead)
     experiment = letter(hidden=(4,))
     dynamics = experiment.build((16, 16), 3)
     theta = dynamics.init(np.random.default_rng(0))
@@ -146,30 +218,33 @@ def test_the_batches_follow_each_other_through_the_data(samples: Samples, monkey
     monkeypatch.setattr(benchmark, "_share", lambda *_: 0.5)
     numbered = Samples(samples.x, np.arange(60) % 3)
     measure(letter(hidden=(4,), batch_size=7), numbered, 2, 4)
-    expected = [np.arange(7 * k, 7 * k + 7) % 60 % 3 for k in range(4 + 20)]
+    numbers = [*range(4 + 20), *range(4, 4 + 20)]  # the second ones are those of backpropagation
+    expected = [np.arange(7 * k, 7 * k + 7) % 60 % 3 for k in numbers]
     np.testing.assert_array_equal(seen, expected)
 
 
 def test_a_matrix_product_is_the_best_of_five(monkeypatch: Patch) -> None:
     now = iter((0, 5, 10, 13, 20, 22, 30, 34, 40, 46))
     shapes = []
-    monkeypatch.setattr(benchmark, "SIDE", 3)
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(now)))
-    monkeypatch.setattr(benchmark.np, "matmul", lambda a, b, out: shapes.append((a.shape, b.shape, a.dtype)))
-    assert benchmark.matrix_product() == 2
+    monkeypatch.setattr(timing, "SIDE", 3)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(timing.np, "matmul", lambda a, b, out: shapes.append((a.shape, b.shape, a.dtype)))
+    assert matrix_product() == 2
     assert shapes == [((3, 3), (3, 3), np.float32)] * 5
 
 
 def test_it_trains_while_it_measures(samples: Samples, monkeypatch: Patch) -> None:
-    """With constant weights the free phase would need another number of steps."""
-    weights, step = [], SGD.step
+    """With constant weights the free phase would need another number of steps, and another throughput."""
+    weights, used, step = [], [], SGD.step
 
     def spy(self: SGD, theta: Theta, *arguments: Any) -> Any:
         weights.append(theta["w1-2"].copy())
         return step(self, theta, *arguments)
 
     monkeypatch.setattr(SGD, "step", spy)
+    monkeypatch.setattr(benchmark, "_speed", lambda _, theta, *__: used.append(theta["w1-2"].copy()) or 1.0)
     measure(EXPERIMENTS["p-1h"], samples, 10, 3)
+    assert used[0].tobytes() not in {value.tobytes() for value in weights[:13]}
     assert len(weights) >= 13
     assert len({value.tobytes() for value in weights[:13]}) == 13  # it does not begin again after the warm-up
 
@@ -209,15 +284,19 @@ def test_the_multiplications_of_a_first_phase(steps: int) -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["p-9h"], "no preset 'p-9h'"),
+        (["p-9h"], "no preset 'p-9h': choose from p-1h, p-2h, p-3h, eb-1h"),
+        (["p-2h", "--scaling"], "no preset 'p-2h': choose from p-1h, conv"),
         (["--batches", "0"], "argument --batches: it must be an integer of at least 1, got '0'"),
         (["--warm-up", "-1"], "argument --warm-up: it must be an integer of at least 0, got '-1'"),
+        (["--scaling", "--out", "scaling.txt"], "scaling.txt has the suffix '.txt'"),
         (["--batches", "many"], "argument --batches: it must be an integer of at least 1, got 'many'"),
     ],
     ids=str,
 )
-def test_wrong_arguments_exit_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
+def test_wrong_arguments_exit_2(
+    arguments: list[str], words: str, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--data", str(data)]) == 2
     assert words in capsys.readouterr().err
 
 
