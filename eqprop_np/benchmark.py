@@ -1,11 +1,11 @@
 """Measure the cost of an epoch of each preset: ``python -m eqprop_np.benchmark``.
 
-There are three units. Seconds are those of this machine. One mm is the time of one 2048 × 2048 × 2048 float32
-matrix product on the same machine with all its cores; the ratio to it differs less from minute to minute, but
-small batches are limited by other things than large products, so it differs between machines. The third is
-the time of plain backpropagation through the feed-forward network of the same layers, activation, cost and
-batch size (`eqprop_np.experiments.feedforward`). It carries over best, and it is what EP is compared with.
-Both sides of this ratio use one process with one BLAS thread. All are measured in turn.
+There are three units: seconds on this machine; mm, the time of one 2048 × 2048 × 2048 float32 matrix product
+on the same machine with all its cores; and the time of plain backpropagation through the feed-forward network
+of the same layers, activation, cost and batch size (`eqprop_np.experiments.feedforward`). All are measured in
+turn. A ratio differs less than seconds from minute to minute. But large products say little about small
+batches, so for these only the ratio to backpropagation carries over to other machines. Both sides of it use
+one process with one BLAS thread.
 
 ``--scaling`` measures how the cost grows (`eqprop_np.experiments.scaling`).
 """
