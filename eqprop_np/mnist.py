@@ -215,8 +215,10 @@ def _schedule(options: Given, schedule: Alternating | Synchronous) -> Alternatin
                 "--omega is used only by the alternating schedule: leave out --omega or --schedule"
             )
         return Synchronous(options.get("tol", schedule.tol))
-    omega = schedule.omega if isinstance(schedule, Alternating) else 1.0
-    return Alternating(options.get("omega", omega), options.get("tol", schedule.tol))
+    if not isinstance(schedule, Alternating):
+        schedule = Alternating(tol=schedule.tol)
+    chosen = {name: options[name] for name in ("omega", "tol") if name in options}
+    return replace(schedule, **chosen)
 
 
 def _rate_schedule(options: Given, preset: RateSchedule, epochs: int) -> RateSchedule:

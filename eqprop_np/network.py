@@ -50,6 +50,11 @@ class InputDrive(NamedTuple):
     drives: dict[int, Array]
     switches: Switches
 
+    def take(self, samples: Array) -> "InputDrive":
+        """Return the drive of these samples of the batch. It leaves out the switches, which no step needs."""
+        drives = {n: d if d.ndim == 1 else d[samples] for n, d in self.drives.items()}  # a bias has no batch
+        return InputDrive(self.x[samples], drives, {})
+
 
 class Snapshot(NamedTuple):
     """The activities (x, s¹, …, s^N) of a batch, and the switches that belong to them."""

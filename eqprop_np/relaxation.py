@@ -4,14 +4,15 @@ A schedule says which layers move together. `Synchronous` is Eq. (1) to the lett
 once. `Alternating` has the same steady states and reaches them with less computation.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import as_python, check_integer, check_kind, describe, is_number
+from eqprop_np.connections import flat
 from eqprop_np.dynamics import Dynamics, Nudge, check_arguments, check_nudge, one_step, output_force
 from eqprop_np.network import Activities, InputDrive, Snapshot, State, Switches, Theta
 
@@ -72,6 +73,14 @@ class _Motion:
     activities: list[Array]
     switches: Switches
 
+    def take(self, samples: Array) -> "_Motion":
+        """Return the motion of these samples of the batch."""
+        return _Motion(
+            [value[samples] for value in self.s],
+            [value[samples] for value in self.activities],
+            {name: value[samples] for name, value in self.switches.items() if value is not None},
+        )
+
 
 @dataclass(frozen=True)
 class Synchronous:
@@ -101,13 +110,13 @@ class Synchronous:
 
     def sweep(
         self, dynamics: Dynamics, theta: Theta, static: InputDrive, motion: _Motion, nudge: Nudge | None
-    ) -> float:
+    ) -> Array:
         """Take one step, writing into ``motion``, and return the residual."""
         old = tuple(motion.s[1:])
         new = one_step(dynamics, theta, static, old, nudge)
         motion.s[1:], motion.activities[1:] = new, map(dynamics.activity, new)
         motion.switches = {}  # they belonged to the old state
-        return _largest([float(np.abs(a - b).max()) for a, b in zip(new, old, strict=True)])
+        return reduce(np.maximum, [_largest_change(a, b) for a, b in zip(new, old, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,12 @@ class Alternating:
         move it. The steady states do not change.
     tol : float
         Stop when the residual is at most ``tol``. With 0 every step is taken.
+    nudged_tol : float
+        The same for a second phase.
+    per_sample : bool
+        Stop each sample when its own residual is at most the tolerance. So no sample waits for the slowest
+        one of its batch, and its state does not depend on the others. This saves time where the matrix
+        products of a step are large, as in a CNN.
 
     Notes
     -----
@@ -144,6 +159,8 @@ class Alternating:
 
     omega: float = 1.0
     tol: float = 1e-3
+    nudged_tol: float = 0.0
+    per_sample: bool = False
 
     def __post_init__(self) -> None:
         if not is_number(self.omega) or not 0 < self.omega < 2:
@@ -152,8 +169,11 @@ class Alternating:
                 "outside, the iteration does not converge"
             )
         object.__setattr__(self, "omega", as_python(self.omega))
-        _check_tol(self.tol)
-        object.__setattr__(self, "tol", as_python(self.tol))
+        for name in ("tol", "nudged_tol"):
+            _check_tol(getattr(self, name))
+            object.__setattr__(self, name, as_python(getattr(self, name)))
+        check_kind("per_sample", self.per_sample, bool | np.bool_, "True or False")
+        object.__setattr__(self, "per_sample", bool(self.per_sample))
 
     def steps(self, synchronous: int) -> int:
         """Return how many steps of this schedule go as far as so many synchronous steps: half of them.
@@ -163,21 +183,24 @@ class Alternating:
         return -(-synchronous // 2)
 
     def for_nudged_phase(self, dynamics: Dynamics) -> "Alternating":
-        """Return the schedule of a second phase, which takes all its steps.
+        """Return the schedule of a second phase, with the tolerance ``nudged_tol``.
 
         ω is kept in real time only. In discrete time the nudge is added outside σ, and the output would
         oscillate with ω > 1.
         """
-        return Alternating(self.omega if dynamics.keeps_state else 1.0, tol=0.0)
+        return replace(self, omega=self.omega if dynamics.keeps_state else 1.0, tol=self.nudged_tol)
 
     def sweep(
         self, dynamics: Dynamics, theta: Theta, static: InputDrive, motion: _Motion, nudge: Nudge | None
-    ) -> float:
-        """Move one group after the other, writing into ``motion``, and return the residual."""
+    ) -> Array:
+        """Move one group after the other, writing into ``motion``, and return the residual.
+
+        With ``per_sample`` there is one residual for each sample.
+        """
         network, groups = dynamics.network, dynamics.network.groups
         if nudge is not None and network.depth in groups[-1]:
             groups = groups[::-1]
-        changes: list[float] = []
+        changes: list[Array] = []
         for group in groups:
             follows = group is not groups[-1] and nudge is None and not dynamics.keeps_state
             remaining = abs(1 - 1 / self.omega) if follows else 1.0
@@ -192,21 +215,23 @@ class Alternating:
                     new *= self.omega
                     new += old
                 if remaining:
-                    changes.append(remaining * float(np.abs(new - old).max()))
+                    changes.append(remaining * _largest_change(new, old, self.per_sample))
                 motion.s[n], motion.activities[n] = new, dynamics.activity(new)
             for c in network.recurrent:
                 if c.has_switches and c.pre in group:  # they belonged to the old state of layer pre
                     switches.pop(c.name)
             motion.switches = switches
-        return _largest(changes)
+        return reduce(np.maximum, changes)
 
 
 Schedule = Synchronous | Alternating
 
 
-def _largest(changes: Sequence[float]) -> float:
-    """Return the largest change, or NaN if one is NaN, which ``max`` would not."""
-    return math.nan if math.isnan(sum(changes)) else max(changes)
+def _largest_change(new: Array, old: Array, per_sample: bool = False) -> Array:
+    """Return the largest absolute change of a neuron, or NaN if one is NaN: in the batch, or per sample."""
+    change = np.abs(new - old)
+    largest: Array = flat(change).max(axis=1) if per_sample else change.max()
+    return largest
 
 
 def _check_tol(tol: float) -> None:
@@ -262,6 +287,11 @@ def relax(
     nudge = check_nudge(dynamics, nudge, x)
     check_integer("steps", steps, least=0)
     schedule = require_schedule(Alternating() if schedule is None else schedule)
+    if trajectory and isinstance(schedule, Alternating) and schedule.per_sample:
+        raise ValueError(
+            "there is no trajectory of the batch with per_sample=True, because its samples stop at different "
+            "steps: leave out trajectory or per_sample"
+        )
     static = dynamics.input_drive(theta, x)
     return settle(dynamics, theta, static, s, steps, schedule, nudge=nudge, trajectory=trajectory)
 
@@ -293,8 +323,11 @@ def settle(
     motion = _Motion([static.x, *state], [static.x, *map(dynamics.activity, state)], dict(switches or {}))
     residuals: list[float] = []
     states = [tuple(state)]
+    if isinstance(schedule, Alternating) and schedule.per_sample:
+        motion, residuals = _settle_each(dynamics, theta, static, motion, steps, schedule, nudge)
+        steps = len(residuals)  # all are taken
     while len(residuals) < steps:
-        residuals.append(schedule.sweep(dynamics, theta, static, motion, nudge))
+        residuals.append(float(schedule.sweep(dynamics, theta, static, motion, nudge)))
         if trajectory:
             states.append(tuple(motion.s[1:]))
         if schedule.tol and residuals[-1] <= schedule.tol:
@@ -309,6 +342,51 @@ def settle(
         residuals=tuple(residuals),
         converged=bool(residuals) and residuals[-1] <= schedule.tol and _finite(motion.s[1:]),
         trajectory=tuple(states) if trajectory else (),
+    )
+
+
+def _settle_each(
+    dynamics: Dynamics,
+    theta: Theta,
+    static: InputDrive,
+    motion: _Motion,
+    steps: int,
+    schedule: Alternating,
+    nudge: Nudge | None,
+) -> tuple[_Motion, list[float]]:
+    """Move each sample until it converges, and return the motion of the whole batch and the residuals.
+
+    A residual is the largest of the samples that still move.
+    """
+    moving = np.arange(len(static.x))
+    residuals: list[float] = []
+    parts: list[tuple[Array, _Motion]] = []  # the samples that stopped together
+    while len(residuals) < steps and len(moving):
+        residual = schedule.sweep(dynamics, theta, static, motion, nudge)  # one per sample
+        residuals.append(float(residual.max()))
+        stops = residual <= schedule.tol
+        if stops.any():
+            parts.append((moving[stops], motion.take(stops)))
+            moving, motion, static = moving[~stops], motion.take(~stops), static.take(~stops)
+            nudge = None if nudge is None else nudge._replace(target=nudge.target[~stops])
+    return _together([*parts, (moving, motion)]), residuals
+
+
+def _together(parts: Sequence[tuple[Array, _Motion]]) -> _Motion:
+    """Return the motion of a whole batch from parts of it, each with the indices of its samples."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([samples for samples, _ in parts]))
+
+    motions = [motion for _, motion in parts]
+
+    def join(arrays: Iterable[Array | None]) -> Array:
+        return np.concatenate([value for value in arrays if value is not None])[order]
+
+    return _Motion(
+        [join(values) for values in zip(*(m.s for m in motions), strict=True)],
+        [join(values) for values in zip(*(m.activities for m in motions), strict=True)],
+        {name: join(m.switches[name] for m in motions) for name in motions[0].switches},
     )
 
 

@@ -88,7 +88,7 @@ OURS = {  # ω, the tolerance, the estimate, and a bound for the cosine (see bel
     "cep-2h": (Alternating(1.4, 0.001), "one-sided", 0.96),
     "cvf-1h": (Alternating(1.0, 0.001), "random-sign", 0.96),
     "cvf-2h": (Alternating(1.0, 0.001), "random-sign", 0.92),
-    "conv": (Alternating(1.2, 0.03), "centered", 0.78),
+    "conv": (Alternating(1.2, 0.03, nudged_tol=0.02, per_sample=True), "centered", 0.80),
 }
 
 
@@ -218,16 +218,20 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = (ROOT / "data" / "results").rglob("*.json")
 RECORDED = sorted(path for path in RESULTS if path.name != "summary.json" and path.parent.name != "angles")
 DECAY = {name: {"rate_schedule": Exponential(rate)} for name, rate in (("slow", 0.94), ("fast", 0.89))}
-OLD_TOL = {"schedule": Alternating(omega=1.2, tol=0.01)}  # the preset of conv has 0.03 since then
+WHOLE = {
+    "nudged_steps": 8,
+    "schedule": Alternating(1.2, 0.03),
+}  # the older conv
+OLD_TOL = WHOLE | {"schedule": Alternating(1.2, 0.01)}  # and before that
 OPPOSITE = {"psi": 180.0, "epochs": 10}
 READOUT = {"cost": "cross-entropy", "learning_rates": (0.2, 0.05, 0.2)}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
     "cep-2h": {"epochs": 50},
-    "conv-augment": DECAY["slow"] | {"epochs": 32, "augment": 1},
-    "conv-augment2": DECAY["fast"] | {"epochs": 22, "augment": 2},
-    "conv-augment2-slow": DECAY["slow"] | {"epochs": 36, "augment": 2},
+    "conv-augment": WHOLE | DECAY["slow"] | {"epochs": 32, "augment": 1},
+    "conv-augment2": WHOLE | DECAY["fast"] | {"epochs": 22, "augment": 2},
+    "conv-augment2-slow": WHOLE | DECAY["slow"] | {"epochs": 36, "augment": 2},
     "conv-seed0": OLD_TOL,
     "conv-validation": OLD_TOL,
     "implicit-180deg-30steps": OPPOSITE | {"rule": "implicit"},
@@ -235,7 +239,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
     **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
     "p-2h-readout": READOUT,
-    "conv-readout": READOUT,
+    "conv-readout": WHOLE | READOUT,
+    "conv-seed1": WHOLE,
 }
 
 

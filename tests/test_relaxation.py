@@ -16,7 +16,7 @@ from eqprop_np.connections import Dense
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, snapshot, step
 from eqprop_np.experiments.presets import EXPERIMENTS
 from eqprop_np.network import Network, Theta
-from eqprop_np.relaxation import Alternating, Schedule, Synchronous, relax, settle
+from eqprop_np.relaxation import Alternating, Relaxation, Schedule, Synchronous, relax, settle
 from eqprop_np.rules.vector_field import untied
 
 SCHEDULES: dict[str, Schedule] = {
@@ -236,12 +236,14 @@ def test_how_many_steps_a_schedule_takes_for_so_many_synchronous_ones() -> None:
 
 @pytest.mark.parametrize("omega", [0.5, 1.0, 1.4])
 def test_the_schedule_of_a_nudged_phase(omega: float) -> None:
-    """All its steps are taken. ω is kept in real time, and in discrete time it is 1."""
+    """Its tolerance is ``nudged_tol``. ω is kept in real time, and in discrete time it is 1."""
     network = NETWORKS["chain"]
     for dynamics in each_dynamics(network):
         assert Synchronous(1e-3).for_nudged_phase(dynamics) == Synchronous(0.0)
         expected = omega if isinstance(dynamics, RealTime) else 1.0
         assert Alternating(omega, 1e-3).for_nudged_phase(dynamics) == Alternating(expected, 0.0)
+        each = Alternating(omega, 1e-3, 0.02, per_sample=True).for_nudged_phase(dynamics)
+        assert each == replace(each, omega=expected, tol=0.02, per_sample=True)
 
 
 def test_over_relaxation_of_a_nudged_discrete_phase_oscillates(rng: np.random.Generator) -> None:
@@ -265,7 +267,9 @@ def test_an_omega_out_of_its_range_is_refused(omega: float) -> None:
         Alternating(omega)
 
 
-@pytest.mark.parametrize("kind", [Synchronous, Alternating])
+@pytest.mark.parametrize(
+    "kind", [Synchronous, Alternating, lambda tol: Alternating(nudged_tol=tol)], ids=["s", "a", "nudged"]
+)
 @pytest.mark.parametrize("tol", [-1e-9, np.nan, np.inf])
 def test_a_tolerance_out_of_its_range_is_refused(kind: type, tol: float) -> None:
     with pytest.raises(ValueError, match=f"tol must be a finite number from 0, got {tol}"):
@@ -425,7 +429,7 @@ def test_nan_in_any_layer_is_not_convergence(
                 assert found.steps == 3, f"b{n}: a residual without the NaN stopped the phase"
 
 
-@schedules
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), Alternating(per_sample=True)], ids=repr)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_nan_in_one_neuron_of_one_sample_is_not_convergence(
     name: str, schedule: Schedule, rng: np.random.Generator
@@ -542,6 +546,76 @@ def test_switches_and_activities_belong_to_the_state(
         assert found.snapshot.activities is found.activities
         assert found.snapshot.switches is found.switches
         assert_same(found.snapshot.activities, snapshot(dynamics, theta, x, found.state).activities)
+
+
+# ---- each sample stops by itself
+
+
+@given(networks, activations, rngs, st.integers(0, 12), st.sampled_from([None, -0.3, 0.6]))
+def test_per_sample_each_sample_moves_as_in_a_batch_of_its_own(
+    network: Network, sigma: Activation, rng: np.random.Generator, steps: int, beta: float | None
+) -> None:
+    """Also if the steps run out for some. The batches differ in the rounding of their products only."""
+    theta, x, s = draw(network, 4, rng)
+    theta = {name: 0.3 * value for name, value in theta.items()}
+    y = target(network, 4, rng)
+    batch = Alternating(tol=0.02)
+    for dynamics in each_dynamics(network, sigma):
+
+        def moved(samples: slice, schedule: Alternating, dynamics: Dynamics = dynamics) -> Relaxation:
+            nudge = None if beta is None else Nudge(beta, y[samples])
+            start = tuple(value[samples] for value in s)
+            return relax(dynamics, theta, x[samples], start, steps, nudge=nudge, schedule=schedule)
+
+        together = moved(slice(None), replace(batch, per_sample=True))
+        alone = [moved(slice(k, k + 1), batch) for k in range(4)]
+        assert together.steps == max(found.steps for found in alone)
+        assert together.converged == all(found.converged for found in alone)
+        for k, residual in enumerate(together.residuals):
+            moving = [found.residuals[k] for found in alone if found.steps > k]
+            assert residual == pytest.approx(max(moving), rel=1e-9, abs=1e-12)
+        for k, found in enumerate(alone):
+            for a, b in zip(together.state, found.state, strict=True):
+                np.testing.assert_allclose(a[k : k + 1], b, rtol=0, atol=1e-12)
+            for a, b in zip(together.activities, found.activities, strict=True):
+                np.testing.assert_allclose(a[k : k + 1], b, rtol=0, atol=1e-12)
+            for name, switches in found.switches.items():
+                if switches is not None:
+                    np.testing.assert_array_equal(together.switches[name][k : k + 1], switches)
+
+
+def test_per_sample_the_samples_stop_at_different_steps(rng: np.random.Generator) -> None:
+    """Otherwise the test above would not tell the two ways to stop apart."""
+    network = NETWORKS["two conv"]
+    theta, x, _ = draw(network, 6, rng)
+    dynamics, schedule = DiscreteTime(network), Alternating(tol=1e-3, per_sample=True)
+    x[0] = 0  # this one has less to do
+    alone = [relax(dynamics, theta, x[k : k + 1], schedule=schedule).steps for k in range(6)]
+    assert len(set(alone)) > 1
+    whole = relax(dynamics, theta, x, schedule=replace(schedule, per_sample=False))
+    each = relax(dynamics, theta, x, schedule=schedule)
+    assert whole.steps == each.steps == max(alone)
+    quick = alone.index(min(alone))
+    assert np.abs(whole.state[-1][quick] - each.state[-1][quick]).max() > 0
+
+
+def test_per_sample_the_order_of_the_batch_does_not_matter(rng: np.random.Generator) -> None:
+    network = NETWORKS["two conv"]
+    theta, x, _ = draw(network, 5, rng)
+    schedule, order = Alternating(tol=1e-3, per_sample=True), rng.permutation(5)
+    found = relax(DiscreteTime(network), theta, x, schedule=schedule)
+    shuffled = relax(DiscreteTime(network), theta, x[order], schedule=schedule)
+    for a, b in zip(found.state, shuffled.state, strict=True):
+        np.testing.assert_allclose(a[order], b, rtol=0, atol=1e-12)
+
+
+def test_per_sample_has_no_trajectory(rng: np.random.Generator) -> None:
+    network = NETWORKS["chain"]
+    theta, x, _ = draw(network, 2, rng)
+    with pytest.raises(ValueError, match="no trajectory of the batch with per_sample=True"):
+        relax(DiscreteTime(network), theta, x, schedule=Alternating(per_sample=True), trajectory=True)
+    with pytest.raises(TypeError, match="per_sample must be True or False"):
+        Alternating(per_sample="yes")
 
 
 @given(networks, rngs, any_schedule)

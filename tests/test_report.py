@@ -195,7 +195,7 @@ def test_the_first_lines_have_every_setting() -> None:
         "conv: rule ep, real-time, ε 0.35, hard_sigmoid, hidden layers 11 channels-12, kernel 2, pool 5, "
         "stride 3, padding 4",
         "data: bands, 50 training images of 4×5 pixels, 3 classes, seed 2",
-        "phases: T 28, K 8, β 0.4 centered, alternating, ω 1.2, tol 0.03",
+        "phases: T 28, K 12, β 0.4 centered, alternating, ω 1.2, tol 0.03 and 0.02 (nudged) for each sample",
         "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, "
         "distort 0.5, average 0.99, rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
     ]

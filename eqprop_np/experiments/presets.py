@@ -503,10 +503,10 @@ EXPERIMENTS = {
             activation="hard_sigmoid",
             phases=Phases(
                 free_steps=28,
-                nudged_steps=8,
+                nudged_steps=12,
                 beta=0.4,
                 estimate="centered",
-                schedule=Alternating(omega=1.2, tol=0.03),
+                schedule=Alternating(omega=1.2, tol=0.03, nudged_tol=0.02, per_sample=True),
             ),
             training=Training((0.2, 0.05, 0.02), epochs=12, rate_schedule=Exponential(0.87), workers=2),
             source="[1] for the layers and β; the estimate, T, K, rates and their decay are ours",

@@ -29,7 +29,7 @@ from eqprop_np.experiments.console import say
 from eqprop_np.files import naming, read_text, replacing
 from eqprop_np.network import Theta
 from eqprop_np.optimizers import Exponential, RateSchedule, Steps
-from eqprop_np.relaxation import Alternating
+from eqprop_np.relaxation import Schedule, Synchronous
 from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples
@@ -238,8 +238,6 @@ def describe(configuration: Configuration) -> list[str]:
     epsilon += " as in the authors' code" if e.authors_code else ""
     extras = ("momentum", "weight_decay", "augment", "distort", "average")
     extra = "".join(f", {n.replace('_', ' ')} {getattr(t, n):g}" for n in extras if getattr(t, n))
-    schedule = "alternating" if isinstance(p.schedule, Alternating) else "synchronous"
-    omega = f", ω {p.schedule.omega:g}" if isinstance(p.schedule, Alternating) else ""
     held_out = f", {configuration.validation} held out" if configuration.validation else ""
     size = "×".join(map(str, configuration.image))
     return [
@@ -247,11 +245,18 @@ def describe(configuration: Configuration) -> list[str]:
         f"{sides if e.layers.channels else ''}",
         f"data: {configuration.dataset}, {configuration.train_size} training images{held_out} of {size} "
         f"pixels, {configuration.classes} classes, seed {configuration.seed}",
-        f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, "
-        f"{schedule}{omega}, tol {p.schedule.tol:g}",
+        f"phases: T {p.free_steps}, K {p.nudged_steps}, β {p.beta:g} {p.estimate}, {_schedule(p.schedule)}",
         f"training: {_count(t.epochs, 'epoch')}, batches of {t.batch_size}, {t.optimizer}{extra}, "
         f"rates {rates} {_rate_schedule(t.rate_schedule)}, workers {t.workers}",
     ]
+
+
+def _schedule(schedule: Schedule) -> str:
+    if isinstance(schedule, Synchronous):
+        return f"synchronous, tol {schedule.tol:g}"
+    nudged = f" and {schedule.nudged_tol:g} (nudged)" if schedule.nudged_tol else ""
+    each = " for each sample" if schedule.per_sample else ""
+    return f"alternating, ω {schedule.omega:g}, tol {schedule.tol:g}{nudged}{each}"
 
 
 def _rate_schedule(schedule: RateSchedule) -> str:
