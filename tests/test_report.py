@@ -56,7 +56,7 @@ def drawn(monkeypatch: Patch) -> list[Figure]:
         def savefig(self, file: Any, **settings: Any) -> None:
             figures.append(self)
 
-    monkeypatch.setattr(report, "Figure", Kept)
+    monkeypatch.setattr("matplotlib.figure.Figure", Kept)
     return figures
 
 

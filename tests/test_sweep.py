@@ -683,7 +683,7 @@ def test_a_stopped_command_leaves_no_process_behind(number: int, code: int, tmp_
         assert running.poll() is None
         time.sleep(0.05)
     running.send_signal(number)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=60)
     assert running.returncode == code
     if number == signal.SIGTERM:
         assert err == "interrupted; run the same command again to continue\n"
@@ -697,7 +697,7 @@ def test_ctrl_c_while_a_run_starts_prints_one_line(tmp_path: Path) -> None:
         tmp_path / "sweep",
         PYTHONPATH=f"{ROOT}{os.pathsep}{interrupting(tmp_path / 'hook', when, group=True)}",
     )
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=60)
     assert (running.returncode, err) == (130, "interrupted; run the same command again to continue\n")
 
 

@@ -12,14 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 import scipy
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, linear_step
@@ -34,6 +30,9 @@ from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples
 from eqprop_np.training import EVALUATION_BATCH, Progress
+
+if TYPE_CHECKING:  # matplotlib is imported at the end of a run: the commands start in half the time
+    from matplotlib.axes import Axes
 
 FILES = frozenset({"config.json", "metrics.jsonl", "checkpoint.npz", "summary.json", "curves.png"})
 SAVE_EVERY = 60.0  # seconds between two checkpoints within an epoch
@@ -159,10 +158,15 @@ class Report:
             )
 
     def _plot(self, progress: Progress) -> None:
+        import matplotlib
+
         with matplotlib.rc_context({"text.usetex": False}):  # LaTeX may be missing
             self._draw(records(progress))
 
     def _draw(self, history: list[dict[str, float]]) -> None:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+
         epochs = [record["epoch"] for record in history]
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -186,8 +190,10 @@ class Report:
             figure.savefig(file, format="png", dpi=150)
 
 
-def _scale(axes: Axes, errors: Sequence[float]) -> None:
+def _scale(axes: "Axes", errors: Sequence[float]) -> None:
     """Give errors in percent a logarithmic axis with plain numbers, which goes down to 0 if an error is 0."""
+    from matplotlib.ticker import NullLocator
+
     positive = [error for error in errors if error > 0] or [1.0]
     low, high = min(positive), max(positive)
     powers = range(math.floor(math.log10(low)), 1 + math.ceil(math.log10(high)))
@@ -285,6 +291,8 @@ def summarize(
     and evaluation, "converged" the share of the first phases that converged, and "git_commits" are those of
     the start and of each resume.
     """
+    import matplotlib
+
     history, experiment = records(progress), configuration.experiment
     network = experiment.build(configuration.image, configuration.classes).network
     start = network.init(np.random.default_rng(configuration.seed), psi=experiment.psi or 0.0)
