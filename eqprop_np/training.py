@@ -779,7 +779,8 @@ def error_of(run: Run, theta: Theta, samples: Samples, show_progress: bool | Non
     The first phase of a batch of 250 samples stops when the slowest of them has converged, or after T steps,
     so the others converge more tightly than the tolerance asks. The class of a sample can therefore depend on
     its batch, if its two largest outputs differ by less than about the tolerance, or if it converges slowly:
-    of 1500 test images of MNIST, one has another class with batches of one in the CNN of the package.
+    of 1500 test images of MNIST, one has another class with batches of one in the CNN of the package. If the
+    schedule stops each sample by itself (``per_sample``), the class does not depend on the batch.
 
     A smaller tolerance changes no class within T steps, because the slowest sample of most batches takes all
     of them. With a tolerance of 1e-3 and ten times T, 8 of 10,000 test images have another class in this CNN
