@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from eqprop_np.experiments import report
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, describe, records, summarize
