@@ -12,7 +12,7 @@ README.md has the map. All public names are available from this module:
 - rules: `ep`, `cep`, `vf`, `cvf`, `bptt`, `implicit_gradient`, `holomorphic_ep`, `asymep`, `Phases`,
   `Update`, `RULES`, `LearningRule`
 - training: `fit`, `predict`, `outputs`, `error_rate`, `Progress`, `SGD`, `Adam`, `Exponential`, `Steps`,
-  `Cosine`, `random_shift`, `random_distortion`, `share`
+  `Cosine`, `Warmup`, `random_shift`, `random_distortion`, `share`
 - inspection: `confusion_matrix`, `plot_relaxation`, `plot_learning_curves`, `plot_confusion_matrix`,
   `plot_worst_errors`
 - Theorem 1: `first_phase`, `updates`, `gradients`, `drive_gradients`, `compare`, `order`, `angle_between`,
@@ -33,7 +33,7 @@ from eqprop_np.connections import Connection, ConvPool, Dense
 from eqprop_np.costs import Cost, Readout, cross_entropy, squared_error
 from eqprop_np.dynamics import DiscreteTime, Nudge, RealTime, linearize, step
 from eqprop_np.network import Network, chain, convolutional, toy
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps, Warmup
 from eqprop_np.plots import (
     plot_confusion_matrix,
     plot_learning_curves,
@@ -86,6 +86,7 @@ __all__ = [
     "Steps",
     "Synchronous",
     "Update",
+    "Warmup",
     "angle_between",
     "asymep",
     "bptt",

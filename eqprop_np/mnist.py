@@ -34,7 +34,7 @@ from eqprop_np.experiments.presets import (
 )
 from eqprop_np.experiments.report import FILES, Report, is_config, records
 from eqprop_np.files import locked
-from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps
+from eqprop_np.optimizers import Cosine, Exponential, RateSchedule, Steps, Warmup
 from eqprop_np.processes import WorkerDied, share
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
@@ -148,7 +148,8 @@ def _parser() -> Parser:
     rates = parser.add_mutually_exclusive_group().add_argument
     rates("--rate-decay", type=float, metavar="FACTOR", help="factor on the learning rates after each epoch")
     rates("--rate-schedule", metavar="NAME", help="learning rates by epoch: exponential:FACTOR, "
-        "steps:EVERY:FACTOR or cosine, which ends with --epochs")  # fmt: skip
+        "steps:EVERY:FACTOR or cosine, which ends with --epochs; after warmup:N: it begins after N epochs of "
+        "rising rates")  # fmt: skip
     add("--optimizer", choices=OPTIMIZERS, metavar="NAME",
         help=f"optimizer: {_listed(OPTIMIZERS)} (default: sgd)")  # fmt: skip
     add("--momentum", type=float, metavar="X", help="momentum of sgd (default: 0)")
@@ -228,18 +229,24 @@ def _rate_schedule(options: Given, preset: RateSchedule, epochs: int) -> RateSch
     if "rate_schedule" not in options:
         return preset
     text = options["rate_schedule"]
-    name, *words = text.split(":")
+    words = text.split(":")
+    warmup = None
     kinds: dict[str, Callable[..., RateSchedule]] = {
         "exponential": lambda factor: Exponential(float(factor)),
         "steps": lambda every, factor: Steps(int(every), float(factor)),
-        "cosine": lambda: Cosine(epochs),
+        "cosine": lambda: Cosine(epochs - (warmup or 0)),
     }
     try:
-        return kinds[name](*words)
-    except (KeyError, TypeError, ValueError):
+        if words[0] == "warmup":
+            _, number, *words = words
+            warmup = int(number)
+        schedule = kinds[words[0]](*words[1:])
+        return schedule if warmup is None else Warmup(warmup, schedule)
+    except (IndexError, KeyError, TypeError, ValueError):
         raise BadInput(
-            "--rate-schedule must be exponential:FACTOR, steps:EVERY:FACTOR or cosine, with EVERY an integer "
-            f"from 1 and FACTOR positive, got {text!r}"
+            "--rate-schedule must be exponential:FACTOR, steps:EVERY:FACTOR or cosine, perhaps after "
+            "warmup:N:, with EVERY and N integers from 1, FACTOR positive, and N below --epochs for cosine, "
+            f"got {text!r}"
         ) from None
 
 
@@ -450,11 +457,13 @@ def _total_epochs(configuration: Configuration, progress: Progress, given: Given
             f"--epochs {epochs} was given, but epoch {begun} has {'begun' if progress.batch else 'ended'}: "
             f"--epochs is the total number, so give at least {begun}"
         )
-    schedule = configuration.experiment.training.rate_schedule
-    if isinstance(schedule, Cosine) and epochs > schedule.epochs:
+    schedule, begin = configuration.experiment.training.rate_schedule, 0
+    if isinstance(schedule, Warmup):
+        begin, schedule = schedule.epochs, schedule.then
+    if isinstance(schedule, Cosine) and epochs > (end := begin + schedule.epochs):
         raise BadInput(
             f"--epochs {epochs} was given, but the cosine schedule of the run sets the learning rates to 0 "
-            f"after {schedule.epochs} epochs: start a new run"
+            f"after {end} epochs: start a new run"
         )
     try:
         return configuration.with_epochs(epochs)

@@ -305,3 +305,30 @@ class Cosine:
 
     def __call__(self, epoch: int) -> float:
         return 0.5 * (1 + math.cos(math.pi * min(epoch, self.epochs) / self.epochs))
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Smaller factors in the first ``epochs``, which rise linearly, and then another schedule.
+
+    In these epochs the factor is (epoch + 1) / (epochs + 1) times the first one of ``then``.
+
+    Examples
+    --------
+    >>> print([round(Warmup(2, Exponential(0.5))(epoch), 3) for epoch in range(5)])
+    [0.333, 0.667, 1.0, 0.5, 0.25]
+    """
+
+    epochs: int
+    then: RateSchedule = Exponential()
+
+    def __post_init__(self) -> None:
+        check_integer("epochs", self.epochs, least=1)
+        object.__setattr__(self, "epochs", as_python(self.epochs))
+        if not callable(self.then):
+            raise TypeError(f"then must be a schedule such as Exponential(0.9), got {describe(self.then)}")
+
+    def __call__(self, epoch: int) -> float:
+        if epoch < self.epochs:
+            return self.then(0) * (epoch + 1) / (self.epochs + 1)
+        return self.then(epoch - self.epochs)

@@ -24,7 +24,7 @@ from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import SHA256
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.files import replacing
-from eqprop_np.optimizers import Cosine, Exponential, Steps
+from eqprop_np.optimizers import Cosine, Exponential, Steps, Warmup
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples
@@ -126,7 +126,9 @@ def test_every_preset_survives_json(name: str) -> None:
 
 @pytest.mark.parametrize("schedule", [Alternating(1.3, 0.02), Synchronous(), Synchronous(0.1)], ids=repr)
 @pytest.mark.parametrize(
-    "rate_schedule", [Exponential(), Exponential(0.9), Steps(3, 0.1), Cosine(7)], ids=repr
+    "rate_schedule",
+    [Exponential(), Exponential(0.9), Steps(3, 0.1), Cosine(7), Warmup(2, Steps(3, 0.1))],
+    ids=repr,
 )
 def test_every_schedule_survives_json(schedule: Any, rate_schedule: Any) -> None:
     experiment = EXPERIMENT.override(schedule=schedule, rate_schedule=rate_schedule)

@@ -21,7 +21,7 @@ from eqprop_np.dynamics import DiscreteTime, RealTime
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import SHA256, Dataset, glyphs
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment, Layers, Training, spread
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Steps, Warmup
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.ep import ep
@@ -463,6 +463,8 @@ CONV = {"channels": (2, 2), "learning_rates": (1, 1, 1, 1)}
         ({"estimate": "both"}, "estimate must be one of one-sided, random-sign, centered, got 'both'"),
         ({"schedule": "none"}, "schedule must be Synchronous(...) or Alternating(...), got 'none'"),
         ({"rate_schedule": "none"}, "rate_schedule must be Exponential(...), Steps(...) or Cosine(...)"),
+        ({"rate_schedule": Warmup(1, abs)}, "which can be stored, got builtin_function"),
+        ({"rate_schedule": Warmup(1, Warmup(1))}, "which can be stored, got Warmup"),
         ({"rate_schedule": abs}, "which can be stored, got builtin_function"),
         ({"hidden": 4}, "hidden must be a sequence of integers, got 4"),
         ({"hidden": "4"}, "hidden must be a sequence of integers, got '4'"),
@@ -514,6 +516,7 @@ def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, Any], words: str) 
         (lambda: Exponential(0.0), "decay must be a positive finite number, got 0.0"),
         (lambda: Steps(0, 0.5), "every must be a positive integer, got 0"),
         (lambda: Cosine(0), "epochs must be a positive integer, got 0"),
+        (lambda: Warmup(0), "epochs must be a positive integer, got 0"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(make: Callable[[], Any], words: str) -> None:

@@ -30,7 +30,7 @@ from eqprop_np.experiments import checkpoint, datasets, report
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.mnist import main
-from eqprop_np.optimizers import SGD, Cosine, Exponential, RateSchedule, Steps
+from eqprop_np.optimizers import SGD, Cosine, Exponential, RateSchedule, Steps, Warmup
 from eqprop_np.relaxation import Alternating, Synchronous
 
 Patch = pytest.MonkeyPatch
@@ -424,6 +424,9 @@ def test_convolutions_have_one_value_or_one_for_each_layer(
         ("exponential:0.5", Exponential(0.5)),
         ("steps:2:0.1", Steps(2, 0.1)),
         ("cosine", Cosine(3)),
+        ("warmup:1:cosine", Warmup(1, Cosine(2))),
+        ("warmup:2:exponential:0.5", Warmup(2, Exponential(0.5))),
+        ("warmup:4:steps:1:0.5", Warmup(4, Steps(1, 0.5))),
     ],
 )
 def test_the_rates_follow_their_schedule(
@@ -446,11 +449,16 @@ def test_the_rates_follow_their_schedule(
     assert factors == [schedule(epoch) for epoch in range(3) for _ in range(3)]
 
 
-def test_a_cosine_ends_with_the_epochs_of_the_run(command: Command, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words, schedule", [("cosine", Cosine(2)), ("warmup:1:cosine", Warmup(1, Cosine(1)))]
+)
+def test_a_cosine_ends_with_the_epochs_of_the_run(
+    words: str, schedule: RateSchedule, command: Command, data: Path, tmp_path: Path
+) -> None:
     """More epochs would change nothing, because the rates are 0, so they are refused."""
     out = tmp_path / "run"
-    command("--data", data, "--hidden", 8, "--rate-schedule", "cosine", "--epochs", 2, "--out", out)
-    assert asked(out).training.rate_schedule == Cosine(2)
+    command("--data", data, "--hidden", 8, "--rate-schedule", words, "--epochs", 2, "--out", out)
+    assert asked(out).training.rate_schedule == schedule
     refused = command("--resume", out, "--epochs", 3)
     assert_refused(refused, "the cosine schedule of the run sets the learning rates to 0 after 2 epochs")
     assert command("--resume", out, "--epochs", 2).code == 0
@@ -672,12 +680,14 @@ def assert_refused(outcome: Outcome, words: str) -> None:
             "layer 1: a 5×5 convolution turns 9 pixels into 5, which pooling by 2 does not",
         ),
         *(
-            (["--rate-schedule", words], f"exponential:FACTOR, steps:EVERY:FACTOR or cosine, with {more}")
-            for more in ["EVERY an integer from 1 and FACTOR positive, got"]
+            (["--rate-schedule", words], f"exponential:FACTOR, steps:EVERY:FACTOR or cosine, perhaps {more}")
+            for more in ["after warmup:N:, with EVERY and N integers from 1, FACTOR positive, and N below"]
             for words in (
                 *("", "linear", "exponential", "exponential:", "exponential:x", "exponential:0"),
                 *("exponential:0.5:1", "exponential:nan", "steps", "steps:2", "steps:2.5:0.1", "steps:0:0.1"),
                 *("steps:2:-1", "steps:2:0.1:3", "cosine:3", "Cosine"),
+                *("warmup", "warmup:2", "warmup:0:cosine", "warmup:-1:cosine", "warmup:x:cosine"),
+                *("warmup:10:cosine", "warmup:1:warmup:1:cosine", "warmup:1:exponential"),
             )
         ),
         (["--rate-schedule", "cosine", "--rate-decay", 0.9], "not allowed with argument"),
@@ -835,7 +845,7 @@ def interrupt_after(batches: int, monkeypatch: Patch, signals: int = 1) -> None:
     [
         [],
         ["--estimate", "random-sign", "--augment", 1, "--distort", 1],
-        ["--momentum", 0.9, "--rate-schedule", "cosine", "--average", 0.9],
+        ["--momentum", 0.9, "--rate-schedule", "warmup:1:cosine", "--average", 0.9],
     ],
     ids=["plain", "random", "momentum"],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eqprop_np.network import Theta
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, Steps, is_weight, rates_of
+from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, Steps, Warmup, is_weight, rates_of
 
 RATES = {"w0-1": 0.3, "b1": 0.02}
 
@@ -174,9 +174,14 @@ def test_the_schedules_of_the_rate() -> None:
         cosine[:6], [(1 + math.cos(math.pi * epoch / 5)) / 2 for epoch in range(6)], atol=1e-15
     )
     assert cosine[5:] == pytest.approx([0, 0, 0], abs=1e-15)
+    assert [Warmup(3)(epoch) for epoch in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+    warm = Warmup(1, lambda epoch: 10.0 + epoch)
+    assert [warm(epoch) for epoch in range(4)] == [5, 10, 11, 12]
+    with pytest.raises(TypeError, match=r"then must be a schedule such as Exponential\(0.9\), got 'cosine'"):
+        Warmup(1, "cosine")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("schedule", [Exponential(0.5), Steps(2), Cosine(4)], ids=repr)
+@pytest.mark.parametrize("schedule", [Exponential(0.5), Steps(2), Cosine(4), Warmup(2, Cosine(4))], ids=repr)
 def test_a_factor_is_a_number_of_python(schedule: Any) -> None:
     """A NumPy number would change the dtype of what it multiplies."""
     assert {type(schedule(epoch)) for epoch in range(6)} == {float}

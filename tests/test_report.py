@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.report import Report, describe, records, summarize
-from eqprop_np.optimizers import Exponential, Steps
+from eqprop_np.optimizers import Exponential, Steps, Warmup
 from eqprop_np.relaxation import Synchronous
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples
@@ -188,7 +188,7 @@ def test_the_first_lines_have_every_setting() -> None:
         augment=8,
         distort=0.5,
         average=0.99,
-        rate_schedule=Exponential(0.9),
+        rate_schedule=Warmup(2, Exponential(0.9)),
     )
     assert describe(configuration(conv)) == [
         "conv: rule ep, real-time, ε 0.35, hard_sigmoid, hidden layers 11 channels-12, kernel 2, pool 5, "
@@ -196,7 +196,8 @@ def test_the_first_lines_have_every_setting() -> None:
         "data: bands, 50 training images of 4×5 pixels, 3 classes, seed 2",
         "phases: T 28, K 12, β 0.4 centered, alternating, ω 1.2, tol 0.03 and 0.02 (nudged) for each sample",
         "training: 12 epochs, batches of 20, sgd, momentum 0.6, weight decay 0.07, augment 8, "
-        "distort 0.5, average 0.99, rates 0.3 0.2 0.1 times 0.9 per epoch, workers 2",
+        "distort 0.5, average 0.99, "
+        "rates 0.3 0.2 0.1 rising for 2 epochs, then times 0.9 per epoch, workers 2",
     ]
 
 

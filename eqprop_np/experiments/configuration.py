@@ -10,7 +10,7 @@ from eqprop_np.checks import as_python, as_tuple, is_integer
 from eqprop_np.experiments.datasets import SHA256, Dataset
 from eqprop_np.experiments.limits import check_duration, check_limits
 from eqprop_np.experiments.presets import Experiment, Layers, Training
-from eqprop_np.optimizers import Cosine, Exponential, Steps
+from eqprop_np.optimizers import Cosine, Exponential, Steps, Warmup
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases
@@ -25,6 +25,7 @@ KINDS: dict[str, type] = {
     "exponential": Exponential,
     "steps": Steps,
     "cosine": Cosine,
+    "warmup": Warmup,
 }
 
 
@@ -207,7 +208,7 @@ def _encode(value: Any) -> Any:
 
 def _decode(content: Mapping[str, Any]) -> Any:
     """Return the schedule, of a phase or of the learning rates, that `_encode` wrote."""
-    values = dict(content)
+    values = {name: _decode(item) if isinstance(item, Mapping) else item for name, item in content.items()}
     return KINDS[values.pop("kind")](**values)
 
 

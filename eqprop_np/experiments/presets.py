@@ -26,7 +26,17 @@ from eqprop_np.connections import Shape
 from eqprop_np.costs import Cost, Readout, squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, RealTime
 from eqprop_np.network import Network, chain, convolutional
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, RateSchedule, Steps, check_range
+from eqprop_np.optimizers import (
+    SGD,
+    Adam,
+    Cosine,
+    Exponential,
+    Optimizer,
+    RateSchedule,
+    Steps,
+    Warmup,
+    check_range,
+)
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating, Synchronous
 from eqprop_np.rules import RULES
@@ -171,9 +181,10 @@ class Training:
         check_range("average", self.average, 0, 1)
         for name in ("momentum", "weight_decay", "distort", "average"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        schedule = self.rate_schedule.then if isinstance(self.rate_schedule, Warmup) else self.rate_schedule
         check_kind(
-            "rate_schedule", self.rate_schedule, Exponential | Steps | Cosine, "Exponential(...), Steps(...) "
-            "or Cosine(...), which can be stored",
+            "rate_schedule", schedule, Exponential | Steps | Cosine, "Exponential(...), Steps(...) or "
+            "Cosine(...), perhaps in Warmup(...), which can be stored",
         )  # fmt: skip
 
     @property

@@ -24,7 +24,7 @@ from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.console import say
 from eqprop_np.files import naming, read_text, replacing
 from eqprop_np.network import Theta
-from eqprop_np.optimizers import Exponential, RateSchedule, Steps
+from eqprop_np.optimizers import Exponential, RateSchedule, Steps, Warmup
 from eqprop_np.relaxation import Schedule, Synchronous
 from eqprop_np.rules.phases import Phases, free_phase
 from eqprop_np.rules.vector_field import weight_angle
@@ -267,6 +267,8 @@ def _schedule(schedule: Schedule) -> str:
 
 def _rate_schedule(schedule: RateSchedule) -> str:
     """Return in words how the learning rates change."""
+    if isinstance(schedule, Warmup):
+        return f"rising for {_count(schedule.epochs, 'epoch')}, then {_rate_schedule(schedule.then)}"
     if isinstance(schedule, Steps):
         return f"times {schedule.decay:g} every {_count(schedule.every, 'epoch')}"
     if isinstance(schedule, Exponential):
