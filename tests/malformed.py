@@ -217,6 +217,13 @@ WORDS = [
 ]
 
 
+RATE_SCHEDULES = [
+    *("exponential", "exponential:", "exponential:nan", "exponential:-1", "exponential:1:1", "steps:0:0.5"),
+    *("steps:1", "steps:1.5:0.5", "steps:1:x", "cosine:3", "warmup:3", "warmup:0:cosine", "warmup:x:cosine"),
+    *("warmup:2:warmup:2:cosine", "warmup:2:x", "warmup:99999999999:cosine", ":", "::", "cosine:"),
+]
+
+
 def of_mnist(place: Path) -> Iterator[list[str]]:
     """Yield malformed arguments of the main command."""
     data = ["--data", str(place / "bands"), "--quiet"]
@@ -234,6 +241,7 @@ def of_mnist(place: Path) -> Iterator[list[str]]:
         yield from ([*small, "--preset", preset, *words.split()] for words in PRESET_WORDS)
     for words in WORDS:
         yield [*small, *words.split()]
+    yield from ([*small, "--rate-schedule", value] for value in RATE_SCHEDULES)
     yield from (["--quiet", "--data", str(path)] for path in malformed_data(place))
     for path in malformed_checkpoints(place):
         yield ["--evaluate", str(path)]
@@ -242,7 +250,13 @@ def of_mnist(place: Path) -> Iterator[list[str]]:
 
 LISTS = [
     *("", "\n\n", "p-9h", "p-1h --epochs x", "p-1h 'open", "--seeds 1", "p-1h --published", "\0", "{}"),
-    *("p-1h --epochs 1\np-1h --epochs 1", "p-1h --out x", "# nothing", "p-1h --angles nan"),
+    *(
+        "p-1h --epochs 1\np-1h --epochs 1",
+        "p-1h --out x",
+        "# nothing",
+        "cvf-1h --angles nan",
+        "p-1h --angles 0",
+    ),
 ]
 
 
@@ -251,7 +265,10 @@ def of_sweep(place: Path) -> Iterator[list[str]]:
     small = ["p-1h", "--data", str(place / "bands"), "--epochs", "1", "--train-size", "5"]
     for name, values in (("angles", BAD_NUMBERS), ("seeds", BAD_INTEGERS[:7]), ("epochs", BAD_INTEGERS[:8]),
                          ("workers", BAD_INTEGERS[:7]), ("train-size", BAD_INTEGERS[:8])):  # fmt: skip
-        yield from ([*small, f"--{name}", value] for value in values if (name, value) != ("seeds", "0"))
+        presets = ["cvf-1h"] if name == "angles" else []  # tied weights have no angles
+        yield from (
+            [*presets, *small, f"--{name}", value] for value in values if (name, value) != ("seeds", "0")
+        )
     for path in ("", "file", "pipe", "a" * 300, "file/below", "/dev/null"):
         yield [*small, "--out", odd_path(place, path)]
         if path == "pipe":  # a shell's <(…) is a pipe, too
@@ -475,9 +492,12 @@ def of_library(place: Path) -> Iterator[Input]:
     calls: dict[str, tuple[Callable[..., object], dict[str, Any]]] = {
         "Phases": (eq.Phases, {"free_steps": 5, "nudged_steps": 3, "beta": 0.1, "estimate": "centered",
                                "schedule": eq.Alternating(), "learning_rates": {}, "points": 4}),
-        "Alternating": (eq.Alternating, {"omega": 1.0, "tol": 0.0}),
+        "Alternating": (eq.Alternating, {"omega": 1.0, "tol": 0.0, "nudged_tol": 0.0, "per_sample": False}),
         "SGD": (eq.SGD, {"learning_rates": 0.1, "momentum": 0.0, "weight_decay": 0.0}),
         "Exponential": (eq.Exponential, {"decay": 0.5}),
+        "Warmup": (eq.Warmup, {"epochs": 3, "then": eq.Cosine(5)}),
+        "random_shift": (eq.random_shift, {"pixels": 1}),
+        "random_distortion": (eq.random_distortion, {"strength": 1.0}),
         "chain": (eq.chain, {"sizes": [4, 3, 2]}),
         "RealTime": (eq.RealTime, {"network": dynamics.network, "sigma": eq.sigmoid, "epsilon": 0.2,
                                    "clamp": True, "cost": eq.squared_error}),
