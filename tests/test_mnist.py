@@ -418,6 +418,17 @@ def test_convolutions_have_one_value_or_one_for_each_layer(
     assert command("--evaluate", out).code == 0
 
 
+def test_a_stack_with_a_layer_without_pooling_learns(command: Command, data: Path, tmp_path: Path) -> None:
+    stack = ["--channels", 4, 4, "--kernel", 3, "--padding", 1, "--pool", 1, 2, "--hidden", 12]
+    more = ["--learning-rates", *[0.1] * 4, "--batch-size", 10, "--free-steps", 60, "--epochs", 6]
+    out = tmp_path / "run"
+    assert command("--preset", "conv", *stack, *more, "--workers", 1, "--data", data, "--out", out).code == 0
+    assert metrics(out)[-1]["test_error"] < 10 < metrics(out)[0]["test_error"]
+    configuration, _ = checkpoint.load(out / "checkpoint.npz")
+    network = configuration.experiment.build(configuration.image, configuration.classes).network
+    assert network.shapes == ((8, 8, 1), (8, 8, 4), (4, 4, 4), (12,), (3,))
+
+
 @pytest.mark.parametrize(
     "words, schedule",
     [
