@@ -40,7 +40,7 @@ def quick(**settings) -> EPClassifier:
 
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_checks_pass() -> None:
-    results = check_estimator(quick(), on_skip=None)  # a check that fails raises its error
+    results = check_estimator(quick(epochs=5), on_skip=None)  # a check that fails raises its error
     skipped = {result["check_name"] for result in results if result["status"] == "skipped"}
     # the first is skipped without SCIPY_ARRAY_API, the second without pandas
     assert skipped <= {"check_array_api_input", "check_classifier_data_not_an_array"}
@@ -55,7 +55,7 @@ def test_scikit_learns_checks_pass() -> None:
     ids=str,
 )
 def test_scikit_learns_checks_pass_with_other_settings(settings: dict) -> None:
-    check_estimator(quick(**settings), on_skip=None)
+    check_estimator(quick(epochs=5, **settings), on_skip=None)
 
 
 # ---- accuracy

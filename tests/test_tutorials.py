@@ -4,10 +4,9 @@ Each notebook is executed in a fresh kernel, with EQPROP_NP_STATIC=1. Its texts 
 1 % in their numbers; of a picture, only that there is one. `lesson.play` then draws the figure of each slider
 at three values.
 
-The exercises of a notebook are executed in one more kernel: first with the stored wrong answer, then with the
-true one, in the place of the exercise. The cells of the answers are left out, so that no check and no later
-cell can depend on them. The check must print "not yet: …", then "right". A check that raises another error
-than AssertionError prints "not yet, TypeError: …", and has not judged the wrong answer.
+After the answer of each exercise, its stored wrong answer and then again the true one are executed, each with
+the check, which must print "not yet: …", then "right". A check that raises another error than AssertionError
+prints "not yet, TypeError: …", and has not judged the wrong answer.
 """
 
 import math
@@ -63,9 +62,6 @@ PARTS = {  # of the first and of the last cell
 PRIVATE = re.compile(r"(?<![^\s(\[{,=*.:+/@-])_[A-Za-z]\w*")  # not the index in Δ_s
 
 each = pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.ipynb")), ids=lambda path: path.stem)
-each_numbered = pytest.mark.parametrize(
-    "path", [TUTORIALS / f"{name}.ipynb" for name in NAMES], ids=lambda path: path.stem
-)
 
 
 @pytest.fixture(scope="session")
@@ -254,29 +250,31 @@ def _tags(cell: NotebookNode) -> set[str]:
 
 
 def plant(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with two answers to every exercise: its wrong one, then its true one, each with the check.
-
-    The cells of the answers are left out, and the cells after the last check, because they show nothing about
-    the checks.
-    """
+    """The notebook with new cells after each answer: the wrong one, the check, the true one, the check."""
     planted = deepcopy(notebook)
-    cells: list[NotebookNode] = []
-    end = 0  # after the last check
-    for cell in planted.cells:
-        if "exercise" in _tags(cell):
-            cell.source = cell.metadata["wrong"]
-        if "answer" in _tags(cell):  # of the two cells before
-            cells += [new_code_cell(cell.source), deepcopy(cells[-1])]
-            end = len(cells)
-        else:
-            cells.append(cell)
-    planted.cells = cells[:end]
+    planted.cells = []
+    for cell in deepcopy(notebook.cells):
+        planted.cells.append(cell)
+        if "answer" in _tags(cell):
+            exercise, check = planted.cells[-3:-1]
+            for source in (exercise.metadata["wrong"], cell.source):
+                planted.cells.append(new_code_cell(source, metadata={"tags": ["planted"]}))
+                planted.cells.append(new_code_cell(check.source, metadata={"tags": ["planted", "check"]}))
     return planted
 
 
+def without_planted(notebook: NotebookNode) -> NotebookNode:
+    """The notebook without the cells of `plant`, and with counts as if they had not been executed."""
+    result = deepcopy(notebook)
+    result.cells = [cell for cell in result.cells if "planted" not in _tags(cell)]
+    for count, cell in enumerate(code_cells(result), start=1):
+        cell.execution_count = count
+    return result
+
+
 def verdicts(notebook: NotebookNode) -> list[str]:
-    """What the checks of an executed notebook print."""
-    return ["".join(shown(cell)).strip() for cell in code_cells(notebook) if "check" in _tags(cell)]
+    """What the planted checks of an executed notebook print."""
+    return ["".join(shown(cell)).strip() for cell in notebook.cells if {"planted", "check"} <= _tags(cell)]
 
 
 # ---- the notebooks
@@ -311,19 +309,17 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @each
-def test_runs_and_shows_what_is_stored(path: Path, environment: dict[str, str]) -> None:
+def test_runs_and_shows_what_is_stored_and_knows_right_answers_from_wrong_ones(
+    path: Path, environment: dict[str, str]
+) -> None:
     stored = nbformat.read(path, as_version=4)
-    executed = execute(stored, environment)
-    assert faults(executed, path.stem) == []
-    assert differences(stored, executed) == []
-
-
-@each_numbered
-def test_each_check_knows_a_right_answer_from_a_wrong_one(path: Path, environment: dict[str, str]) -> None:
-    planted = plant(nbformat.read(path, as_version=4))
-    found = verdicts(execute(planted, environment | {"MPLBACKEND": "agg"}))  # which shows no figure
+    executed = execute(plant(stored), environment)
+    fresh = without_planted(executed)
+    assert faults(fresh, path.stem) == []
+    assert differences(stored, fresh) == []
+    found = verdicts(executed)
     wrong, right = found[::2], found[1::2]
-    assert len(right) >= 2
+    assert len(right) == sum("exercise" in _tags(cell) for cell in stored.cells)
     assert right == ["right"] * len(wrong)
     assert all(text.startswith("not yet: ") for text in wrong), wrong
 
@@ -526,11 +522,14 @@ def test_an_error_output_is_found() -> None:
 
 
 def test_plant() -> None:
-    cells = plant(example()).cells
-    firsts = [cell.source.splitlines()[0] for cell in cells if cell.cell_type == "code"]
+    notebook = example()
+    planted = plant(notebook)
+    cells = [cell.source.splitlines()[0] for cell in code_cells(planted)]
     check = "@lesson.check"
-    assert firsts[2:] == ["a = 3", check, "a = 2", check, "b = a", check, "b = a + 2", check]
-    assert not any("answer" in _tags(cell) for cell in cells)
+    first = ["a = ...", check, "a = 2", "a = 3", check, "a = 2", check]
+    second = ["b = ...", check, "b = a + 2", "b = a", check, "b = a + 2", check]
+    assert cells[2:] == [*first, *second, "print(b)"]
+    assert without_planted(planted) == notebook
 
 
 def test_a_check_that_accepts_everything_or_nothing_is_found(environment: dict[str, str]) -> None:
