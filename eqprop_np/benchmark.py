@@ -4,8 +4,8 @@ There are three units: seconds on this machine; mm, the time of one 2048 × 2048
 on the same machine with all its cores; and the time of plain backpropagation through the feed-forward network
 of the same layers, activation, cost and batch size (`eqprop_np.experiments.feedforward`). All are measured in
 turn. A ratio differs less than seconds from minute to minute. But large products say little about small
-batches, so for these only the ratio to backpropagation carries over to other machines. Both sides of it use
-one process with one BLAS thread.
+batches, so for these only the ratio to backpropagation carries over to other machines. It is one of processor
+times, which other programs hardly change. Both sides use one process with one BLAS thread.
 
 ``--scaling`` measures how the cost grows (`eqprop_np.experiments.scaling`).
 """
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import style
@@ -76,14 +76,16 @@ class Cost:
     ----------
     mm_per_epoch, seconds_per_epoch : float
         The cost of 60,000 training images.
+    processor_seconds : float
+        The processor's time of 60,000 images in one process.
     to_backpropagation : float
-        The time relative to plain backpropagation, both in one process.
+        This time relative to that of plain backpropagation.
     workers : int
         The number of processes of the experiment.
     gain : float
         How many times as fast as one process they are.
     steps : float
-        The mean number of steps of the first phase.
+        The mean number of steps of the first phase, until its last sample has converged.
     products : float
         The share of the time that is spent in matrix products.
     throughput : float
@@ -92,6 +94,7 @@ class Cost:
 
     mm_per_epoch: float
     seconds_per_epoch: float
+    processor_seconds: float
     to_backpropagation: float
     workers: int
     gain: float
@@ -107,39 +110,46 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
     rows: list[tuple[float, ...]] = []
     steps: list[float] = []
     with processes(experiment) as shared:
-        run, alone = experiment.run(dynamics, shared), experiment.run(dynamics)
-        train, train_alone = by_rule(run, theta, samples), by_rule(alone, theta, samples)
+        run, single = experiment.run(dynamics, shared), experiment.run(dynamics)
+        train, train_alone = by_rule(run, theta, samples), by_rule(single, theta, samples)
         backpropagate = by_backpropagation(run, other, samples, experiment.rates(dynamics))
         train(range(warm_up))
         for first in range(warm_up, warm_up + batches, CHUNK):
             numbers = range(first, first + CHUNK)
-            unit = matrix_product()
-            seconds, taken = _timed(train, numbers)
-            one_process_seconds = _timed(train_alone, numbers)[0] if shared else seconds
-            rows.append((unit, seconds, one_process_seconds, _timed(backpropagate, numbers)[0]))
-            steps += taken
+            unit, own = matrix_product(), _timed(train, numbers)
+            alone, plain = _timed(train_alone, numbers) if shared else own, _timed(backpropagate, numbers)
+            rows.append((unit, own.seconds, alone.seconds, alone.processor, plain.processor))
+            steps += own.steps
         speeds = [_speed(run, theta, samples) for _ in range(5)]
     with one_process():
-        products = _share(alone, theta, samples)
-    units, times, one, plain = np.transpose(rows)
-    epoch = -(-60_000 // run.batch_size) / CHUNK * median(times)
+        products = _share(single, theta, samples)
+    units, times, times_alone, processor, backpropagation = np.transpose(rows)
+    chunks = -(-60_000 // run.batch_size) / CHUNK  # of an epoch
     return Cost(
-        mm_per_epoch=epoch / median(units),
-        seconds_per_epoch=epoch,
-        to_backpropagation=median(one / plain),
+        mm_per_epoch=chunks * median(times) / median(units),
+        seconds_per_epoch=chunks * median(times),
+        processor_seconds=chunks * median(processor),
+        to_backpropagation=median(processor / backpropagation),
         workers=experiment.training.workers,
-        gain=median(one / times),
+        gain=median(times_alone / times),
         steps=float(np.mean(steps)),
         products=products,
         throughput=median(speeds) * median(units) / SIDE**3,
     )
 
 
-def _timed(train: Batches, numbers: range) -> tuple[float, list[float]]:
-    """Train on batches, and return the time in seconds and the steps of their first phases."""
-    start = time.perf_counter()
+class _Timing(NamedTuple):
+    """What some batches took: the time, the processor's time in this process, and the steps of each."""
+
+    seconds: float
+    processor: float
+    steps: list[float]
+
+
+def _timed(train: Batches, numbers: range) -> _Timing:
+    start, start_processor = time.perf_counter(), time.process_time()
     steps = train(numbers)
-    return time.perf_counter() - start, steps
+    return _Timing(time.perf_counter() - start, time.process_time() - start_processor, steps)
 
 
 def _speed(run: Run, theta: Theta, samples: Samples) -> float:
@@ -177,8 +187,8 @@ def _share(run: Run, theta: Theta, samples: Samples) -> float:
     train = by_rule(run, timed, Samples(samples.x[: CHUNK * run.batch_size].view(Timed), samples.y))
     train(range(1))
     Timed.seconds = 0.0
-    seconds, _ = _timed(train, range(CHUNK))
-    return Timed.seconds / seconds
+    timing = _timed(train, range(CHUNK))
+    return Timed.seconds / timing.seconds
 
 
 @command(DataError, ValueError)
@@ -259,7 +269,7 @@ def _compare_dynamics(samples: Samples, batches: int) -> list[dict[str, Any]]:
         costs = [measure(experiment, samples, batches, 0) for experiment in experiments]
         for name, cost in zip(names, costs, strict=True):
             print(_row(name, cost), flush=True)
-        ratio = costs[0].mm_per_epoch / costs[1].mm_per_epoch
+        ratio = costs[0].processor_seconds / costs[1].processor_seconds
         numbers = [e.phases.free_steps + e.phases.nudged_steps for e in experiments]
         steps = numbers[0] / numbers[1]
         print(

@@ -17,6 +17,8 @@ from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
 from eqprop_np.experiments.timing import Batches, matrix_product, multiplications
 from eqprop_np.network import Theta, chain
 from eqprop_np.optimizers import SGD
+from eqprop_np.relaxation import Alternating
+from eqprop_np.rules.phases import Phases
 from eqprop_np.samples import Samples
 
 Patch = pytest.MonkeyPatch
@@ -40,8 +42,8 @@ def test_it_prints_a_row_for_each_preset(
 ) -> None:
     """Each number stands under its title, and each preset is measured on the training images."""
     costs = {
-        "p-1h": Cost(1234.4, 5.34, 2.06, 1, 1.0, 9.3, 0.25, 0.615),
-        "conv": Cost(7.6, 76.5, 8.44, 2, 1.789, 28.0, 0.875, 0.5),
+        "p-1h": Cost(1234.4, 5.34, 5.2, 2.06, 1, 1.0, 9.3, 0.25, 0.615),
+        "conv": Cost(7.6, 76.5, 140.0, 8.44, 2, 1.789, 28.0, 0.875, 0.5),
     }
     asked = []
 
@@ -83,7 +85,7 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
     def instead(experiment: Experiment, samples: Samples, batches: int, warm_up: int) -> Cost:
         measured.append((experiment, batches))
         mm = {"eb-1h": 600, "eb-2h": 900, "p-1h": 100, "p-2h": 200}.get(experiment.name, 1)
-        return Cost(mm, 3.0, 2.0, 1, 1.0, 1, 0.5, 0.5)
+        return Cost(mm, 3.0, mm / 7, 2.0, 1, 1.0, 1, 0.5, 0.5)
 
     monkeypatch.setattr(benchmark, "measure", instead)
     assert main(["p-3h", "--batches", "6", "--data", str(data), "--json", str(data / "record.json")]) == 0
@@ -93,7 +95,8 @@ def test_the_comparison_runs_both_dynamics_to_the_letter(
     assert "eb-1h / p-1h = 6.0 = 2.8 × the number of steps T + K, times 2.14 × the time per step\n" in printed
     assert "eb-2h / p-2h = 4.5 = 3.7 × the number of steps T + K, times 1.23 × the time per step\n" in printed
     first, _ = json.loads((data / "record.json").read_text("utf-8"))["to the letter"]
-    assert first == {"presets": names[:2], "ratio": 6.0, "steps": 112 / 40, "per_step": 600 / 280}
+    ratios = {"ratio": pytest.approx(6), "steps": 112 / 40, "per_step": pytest.approx(600 / 280)}
+    assert first == {"presets": names[:2], **ratios}
     assert [line.split()[0] for line in printed.splitlines() if line.split()[1] in ("600", "100")] == names[
         :2
     ]
@@ -124,13 +127,17 @@ def test_the_cost_of_an_epoch_is_that_of_its_batches(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_ratios_are_those_of_one_process(workers: int, samples: Samples, monkeypatch: Patch) -> None:
-    """Twenty batches take 3 s, 4.5 s in one process, and backpropagation takes 1.5 s."""
-    now = 0.0
+    """Twenty batches take 3 s, 4.5 s in one process, and backpropagation takes 1.5 s.
 
-    def passing(seconds: float, steps: list[float]) -> Batches:
+    The processor works for a tenth of the time only, and for a third of it in backpropagation.
+    """
+    now = work = 0.0
+
+    def passing(seconds: float, steps: list[float], share: float = 0.1) -> Batches:
         def train(numbers: range) -> list[float]:
-            nonlocal now
+            nonlocal now, work
             now += seconds * len(numbers) / 20
+            work += share * seconds * len(numbers) / 20
             return steps
 
         return train
@@ -140,13 +147,16 @@ def test_the_ratios_are_those_of_one_process(workers: int, samples: Samples, mon
         return passing(4.5, [8.0]) if alone and workers > 1 else passing(3, [6.0])
 
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(benchmark.time, "process_time", lambda: work)
     monkeypatch.setattr(benchmark, "by_rule", by_rule)
-    monkeypatch.setattr(benchmark, "by_backpropagation", lambda *_: passing(1.5, []))
+    monkeypatch.setattr(benchmark, "by_backpropagation", lambda *_: passing(1.5, [], 1 / 3))
     monkeypatch.setattr(benchmark, "_speed", lambda *_: 1.0)
     monkeypatch.setattr(benchmark, "_share", lambda *_: 0.5)
     cost = measure(letter(hidden=(4,), workers=workers), samples, 30, 7)
     assert (cost.workers, cost.gain) == (workers, 1.5 if workers > 1 else 1)
-    assert cost.to_backpropagation == pytest.approx(4.5 / 1.5 if workers > 1 else 3 / 1.5)
+    processor = 0.45 if workers > 1 else 0.3
+    assert cost.to_backpropagation == pytest.approx(processor / 0.5)
+    assert cost.processor_seconds == pytest.approx(3000 / 20 * processor)
     assert cost.seconds_per_epoch == pytest.approx(3000 / 20 * 3)
     assert cost.steps == 6
 
@@ -182,6 +192,23 @@ def test_the_throughput_is_in_units_of_the_matrix_product(
     products = 20 * 20 * (256 * 4 + 30 * 2 * 4 * 3)
     cost = measure(letter(hidden=(4,), workers=workers), samples, 2, 0)
     assert cost.throughput == pytest.approx(products / (2048**3 / 0.5))
+
+
+def test_the_throughput_is_measured_without_stopping_single_samples(samples: Samples) -> None:
+    """Otherwise the multiplications of a step would depend on how many samples still move."""
+    dynamics = letter(hidden=(4,)).build((16, 16), 3)
+    theta, x = dynamics.init(np.random.default_rng(0)), samples.inputs(dynamics.network, np.float32)
+    seen, run = [], benchmark.free_phase
+
+    def spy(*arguments: Any) -> Any:
+        seen.append(arguments[-1].schedule)
+        return run(*arguments)
+
+    phases = Phases(60, 5, 0.1, schedule=Alternating(tol=0.01, per_sample=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "free_phase", spy)
+        benchmark._first_phase(x, dynamics, theta, phases)
+    assert seen == [Alternating(tol=0.01)]
 
 
 def test_the_share_is_that_of_the_matrix_products(samples: Samples, monkeypatch: Patch, clock: None) -> None:

@@ -90,14 +90,14 @@ class Point:
     value : int
         The value.
     seconds : float
-        The time of training per sample.
+        The time of training per sample. It is the processor's, unless several processes share a batch.
     memory : float
         The largest memory that θ and the arrays of a batch take, in bytes per sample. It is that of the first
         process, which also sends θ and receives gradients, times the number of processes.
     work : int
         The multiplications per sample, with 9 steps in the first phase.
     steps : float
-        The mean number of steps of the first phase.
+        The mean number of steps of the first phase, until its last sample has converged.
     """
 
     value: int
@@ -135,6 +135,7 @@ def measure_point(
     chosen = samples[np.arange((1 + warm_up + batches) * size) % len(samples)]
     if variable == SIDE:
         chosen = Samples(resized(chosen.x, value), chosen.y)
+    clock = time.process_time if workers == 1 else time.perf_counter
     dynamics = experiment.build(chosen.x.shape[1:], int(samples.y.max()) + 1)
     with processes(experiment) as shared:
         tracemalloc.start()  # NumPy reports its arrays to it
@@ -147,9 +148,9 @@ def measure_point(
         train(range(1, 1 + warm_up))
         times, steps = [], []
         for number in range(1 + warm_up, 1 + warm_up + batches):
-            start = time.perf_counter()
+            start = clock()
             steps += train(range(number, number + 1))
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
     return Point(
         value=value,
         seconds=median(times) / size,
@@ -218,7 +219,10 @@ def draw_scaling(measured: Mapping[str, Points]) -> Figure:
             axes.set(xlabel=variable)
         row[0].set_ylabel(f"{name}: relative to the first point")
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(LINES), frameon=False)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(LINES), frameon=False,
+        title="above each panel: the exponents of the power laws",
+    )  # fmt: skip
     return figure
 
 
