@@ -5,9 +5,10 @@
 
 The kinds are a run in one process, a run in two processes and a sweep in two processes. A run is killed,
 with KILL, TERM, HUP or INT, and resumed until it ends. The signal goes to the process, or to its process
-group, as a terminal and a batch system send it. Then the parameters, the state of the optimizer and of the
-random generator, and the history without its seconds must have the bytes of the uninterrupted run. After a
-kill no process may be left, and at the end no temporary file. The exit code is 0 if all this holds.
+group, as a terminal and a batch system send it. Then the parameters and their average, the state of the
+optimizer and of the random generator, and the history without its seconds must have the bytes of the
+uninterrupted run. After a kill no process may be left, and at the end no temporary file. The exit code is 0
+if all this holds.
 
 The script needs Linux, because it finds the processes of a session in /proc.
 """
@@ -35,6 +36,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 ENDED = {0, 130, *(-number for number in SIGNALS)}  # exit codes of a run that ended or was killed
 SETTLED = 20.0  # seconds after which a process counts as left behind
 RUN = ["--hidden", "8", "--epochs", "60", "--estimate", "random-sign", "--augment", "--quiet"]
+RUN += ["--distort", "1", "--average", "0.99", "--rate-schedule", "warmup:5:cosine"]
 KINDS = {
     "one process": ["mnist", *RUN],
     "two processes": ["mnist", *RUN, "--workers", "2"],
