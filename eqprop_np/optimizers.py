@@ -208,7 +208,7 @@ def _check_positive(name: str, value: float) -> None:
 def averaged(average: Theta, theta: Theta, decay: float, t: int) -> Theta:
     """Return the exponential moving average ⟨θ⟩ of the parameters after one more batch, as new arrays.
 
-        ⟨θ⟩ ← d ⟨θ⟩ + (1 − d) θ,    d = min(decay, (1 + t) / (10 + t))
+        ⟨θ⟩ ← ⟨θ⟩ − (1 − d) (⟨θ⟩ − θ),    d = min(decay, (1 + t) / (10 + t))
 
     The smaller d of the first batches lets the average forget the initial θ, with which it begins.
 
@@ -232,7 +232,7 @@ def averaged(average: Theta, theta: Theta, decay: float, t: int) -> Theta:
     [1.9955]
     """
     d = float(min(decay, (1 + t) / (10 + t)))
-    return {name: d * average[name] + (1 - d) * w for name, w in theta.items()}
+    return {name: _descended(mean, 1 - d, mean - theta[name]) for name, mean in average.items()}
 
 
 # ---- schedules of the learning rate
