@@ -57,7 +57,7 @@ class Phases:
     Examples
     --------
     >>> Phases(free_steps=30, nudged_steps=10, beta=0.1).schedule
-    Alternating(omega=1.0, tol=0.001)
+    Alternating(omega=1.0, tol=0.001, nudged_tol=0.0, per_sample=False)
     """
 
     free_steps: int
