@@ -45,7 +45,8 @@ class Connection(Protocol):
        None and ignore the argument.
     7. Run `eqprop_np.testing.check_connection` on it.
 
-    Nothing in the package asks for the class of a connection, so these members are all that is needed.
+    These members are all that is needed. Only `eqprop_np.rules.telescoped` asks for the class, and another
+    connection takes the general form there.
     """
 
     @property
@@ -173,7 +174,7 @@ class ConvPool:
     kernel, pool : int
         k, and the side of the pooling window.
     stride, padding : int
-        Of the convolution.
+        The step between positions of the kernel, and the border of zeros around the image.
     name : str, optional
         As in `Dense`.
 

@@ -80,7 +80,7 @@ def convolve_transpose(
 
 
 def convolve_weight(u: Array, s: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
-    """Return u ⋆ s, the adjoint of w ↦ w ⋆ s: (B, H', W', D), (B, H, W, C) → (k, k, C, D).
+    """Return u ⋆ s of Eq. (4), the adjoint of w ↦ w ⋆ s: (B, H', W', D), (B, H, W, C) → (k, k, C, D).
 
     The result is summed over the batch.
     """

@@ -2,7 +2,7 @@
 
 The abstract prints ℓ = ½‖ŷ − y‖. The square is meant, because the nudge is elastic: −β ∂ℓ/∂ŷ = β(y − ŷ).
 
-Both kinds answer the same questions, so nothing outside asks which of them it has: the parameters that the
+Both kinds have the same methods, so no caller checks the class. They return the parameters that the
 cost adds to θ, the plain cost at these parameters, its derivative with respect to them, the shape of the
 target, and the scores of the classes. A plain cost has no parameters, and its scores are the last layer.
 """

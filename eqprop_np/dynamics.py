@@ -14,7 +14,7 @@ from eqprop_np.activations import Activation, Array, refuse_complex, sigmoid
 from eqprop_np.checks import as_python, check_batch, check_kind, check_target, describe, is_number
 from eqprop_np.connections import Shape
 from eqprop_np.costs import Cost, Readout, squared_error
-from eqprop_np.network import InputDrive, Network, Snapshot, State, Theta
+from eqprop_np.network import InputDrive, Network, Snapshot, State, Theta, plus
 
 
 class Nudge(NamedTuple):
@@ -23,7 +23,8 @@ class Nudge(NamedTuple):
     Attributes
     ----------
     beta : float or complex
-        The strength β. A positive one pulls the output towards the target. Holomorphic EP uses complex ones.
+        The strength β. A positive one pulls the output towards the target. The public functions take real
+        ones; holomorphic EP uses complex ones inside.
     target : ndarray, shape (B, classes)
         y.
     """
@@ -264,7 +265,7 @@ def check_nudge(dynamics: Dynamics, nudge: Nudge | None, x: Array) -> Nudge | No
         return None
     check_kind("nudge", nudge, Nudge, "Nudge(beta, target) or None")
     if not is_number(nudge.beta):
-        raise ValueError(f"the nudge's beta must be a finite number, got {describe(nudge.beta)}")
+        raise ValueError(f"the nudge's beta must be a finite real number, got {describe(nudge.beta)}")
     return Nudge(as_python(nudge.beta), check_target(dynamics.target_shape, nudge.target, x))
 
 
@@ -355,12 +356,12 @@ class LinearStep:
     def jvp(self, v: State) -> State:
         """Return the Jacobian-vector product J v."""
         through = self.network.jvp_s(self.theta, _times(self.slope, v), self.at.switches)
-        return _plus(_times(self.own, v), _times(self.gain, through))
+        return plus(_times(self.own, v), _times(self.gain, through))
 
     def vjp(self, u: State) -> State:
-        """Return the vector-Jacobian product Jᵀ u."""
+        """Return the vector-Jacobian product Jᵀ u, the second line of Eq. (6)."""
         through = self.network.vjp_s(self.theta, self.at_drives(u), self.at.switches)
-        return _plus(_times(self.own, u), _times(self.slope, through))
+        return plus(_times(self.own, u), _times(self.slope, through))
 
     def at_drives(self, u: State) -> State:
         """Return u carried back to the drives, from which `Network.vjp_theta` computes uᵀ ∂F/∂θ."""
@@ -411,7 +412,3 @@ def linear_step(dynamics: Dynamics, theta: Theta, static: InputDrive, s: State) 
 
 def _times(a: State, b: State) -> State:
     return tuple(p * q for p, q in zip(a, b, strict=True))
-
-
-def _plus(a: State, b: State) -> State:
-    return tuple(p + q for p, q in zip(a, b, strict=True))

@@ -120,9 +120,8 @@ class Network:
 
     def __repr__(self) -> str:
         weights = "" if self.tied else "; untied weights"
-        return (
-            f"<Network: layers {', '.join(map(_times, self.shapes))}; {self._count():,} parameters{weights}>"
-        )
+        shapes = ", ".join(map(_shape_text, self.shapes))
+        return f"<Network: layers {shapes}; {self._count():,} parameters{weights}>"
 
     def __str__(self) -> str:
         """Return a table of the layers, the terms of Φ that drive each of them, and their parameters."""
@@ -130,11 +129,13 @@ class Network:
         rows = [("layer", "shape", "from", "term", "parameter", "shape", "number")]
 
         def add(layer: str, shape: str, start: str, term: str, name: str) -> None:
-            rows.append((layer, shape, start, term, name, _times(shapes[name]), f"{prod(shapes[name]):,}"))
+            rows.append(
+                (layer, shape, start, term, name, _shape_text(shapes[name]), f"{prod(shapes[name]):,}")
+            )
 
-        rows.append(("0", _times(self.shapes[0]), "", "", "", "", ""))
+        rows.append(("0", _shape_text(self.shapes[0]), "", "", "", "", ""))
         for n in self.layers:
-            add(str(n), _times(self.shapes[n]), "", "bias", f"b{n}")
+            add(str(n), _shape_text(self.shapes[n]), "", "bias", f"b{n}")
             for c in self.connections:
                 if c.post == n:
                     add("", "", str(c.pre), _settings(c), c.name)
@@ -431,13 +432,15 @@ class Network:
         Each state has its own switches, as in Eq. (4).
         """
         self.require_tied()
-        (x, *after), (_, *before), k = a.activities, b.activities, 1 / beta
-        # The input's weights and the biases: Φ is linear in s, so this is ∂Φ/∂θ at (a − b) / β.
-        change = tuple((k * p - k * q) / len(x) for p, q in zip(after, before, strict=True))
-        linear = self.linear_gradient(x, (x, *change), a.switches)
-        # The weights between free layers: ∂Φ/∂w at a times 1/β, and at b times −1/β.
-        plus, minus = (tuple(c / len(x) * p for p in s) for c, s in ((k, after), (-k, before)))
-        pairs = [Pair(a.activities, (x, *plus), a.switches), Pair(b.activities, (x, *minus), b.switches)]
+        (x, *after), (_, *before) = a.activities, b.activities
+        scale = 1 / (beta * len(x))  # 1/β, and the mean over the batch
+        plus = (x, *(scale * s for s in after))
+        minus = (x, *(-scale * s for s in before))
+        # The input's weights and the biases: Φ is linear in s, so the difference of the states is enough.
+        change = (x, *(p + m for p, m in zip(plus[1:], minus[1:], strict=True)))
+        linear = self.linear_gradient(x, change, a.switches)
+        # The weights between free layers: ∂Φ/∂w at a over β, minus ∂Φ/∂w at b over β.
+        pairs = [Pair(a.activities, plus, a.switches), Pair(b.activities, minus, b.switches)]
         return linear | self.pair_gradient(pairs)
 
     def vjp_theta(self, terms: Sequence[tuple[Snapshot, State]]) -> Theta:
@@ -452,25 +455,27 @@ class Network:
             States of the same input, each with one array v per free layer.
         """
         (x, *_), switches = terms[0][0]
-        total = reduce(_add, (v for _, v in terms))
+        total = reduce(plus, (v for _, v in terms))
         mean = tuple(value / len(x) for value in total)
         ups, downs = [], []
         for (s, held), v in terms:
             v = (x, *(value / len(x) for value in v))
             ups.append(Pair(s, v, held))
             downs.append(Pair(v, s, held))
-        linear = self.linear_gradient(x, (x, *mean), switches)
+        return self.linear_gradient(x, (x, *mean), switches) | self.drive_gradient(ups, downs)
+
+    def drive_gradient(self, ups: Sequence[Pair], downs: Sequence[Pair]) -> Theta:
+        """Return what the drives to post (``ups``) and to pre (``downs``) give to the weights of free layers.
+
+        A tied weight gets both. With untied weights each drive has its own weight.
+        """
         if self.tied:
-            return linear | self.pair_gradient(ups + downs)
+            return self.pair_gradient([*ups, *downs])
         backward = self.pair_gradient(downs)
-        return (
-            linear
-            | self.pair_gradient(ups)
-            | {self.backward_name(c): backward[c.name] for c in self.recurrent}
-        )
+        return self.pair_gradient(ups) | {self.backward_name(c): backward[c.name] for c in self.recurrent}
 
 
-def _times(shape: Shape) -> str:
+def _shape_text(shape: Shape) -> str:
     """Return a shape as it is printed, for example 28×28×1."""
     return "×".join(map(str, shape))
 
@@ -491,7 +496,8 @@ def _line(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join([*texts, number.rjust(widths[-1])]).rstrip()
 
 
-def _add(a: State, b: State) -> State:
+def plus(a: State, b: State) -> State:
+    """Return a + b, layer by layer."""
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 

@@ -30,7 +30,8 @@ class Relaxation:
     switches : dict
         The switches of each connection that has some, at ``state``.
     residuals : tuple of float
-        For each step taken, the largest change of a neuron (see the schedules).
+        For each step taken, the largest change of a neuron (see the schedules), or of those samples that
+        still moved.
     converged : bool
         Whether the last residual was at most the schedule's tolerance (0 if it has none), and the state
         is finite.
@@ -95,6 +96,7 @@ class Synchronous:
     """
 
     tol: float = 0.0
+    per_sample = False
 
     def __post_init__(self) -> None:
         _check_tol(self.tol)
@@ -131,7 +133,8 @@ class Alternating:
 
     The residual is the largest absolute change of a neuron in a step. In a free phase the first group
     has just been computed from the second. So the remaining distance of its layers to their fixed points
-    is |1 − 1/ω| per unit of change in discrete time, and its changes are scaled by this factor.
+    is |1 − 1/ω| per unit of change in discrete time, and its changes are scaled by this factor. With ω = 1
+    they count in full if the group has a layer with switches, whose drive depends on its own last state.
 
     Parameters
     ----------
@@ -141,7 +144,7 @@ class Alternating:
     tol : float
         Stop when the residual is at most ``tol``. With 0 every step is taken.
     nudged_tol : float
-        The same for a second phase.
+        The tolerance of a second phase. With 0 it takes all its steps.
     per_sample : bool
         Stop each sample when its own residual is at most the tolerance. So no sample waits for the slowest
         one of its batch, and its state does not depend on the others. This saves time where the matrix
@@ -203,7 +206,8 @@ class Alternating:
         changes: list[Array] = []
         for group in groups:
             follows = group is not groups[-1] and nudge is None and not dynamics.keeps_state
-            remaining = abs(1 - 1 / self.omega) if follows else 1.0
+            own = any(c.has_switches and c.pre in group for c in network.recurrent)
+            remaining = abs(1 - 1 / self.omega) or float(own) if follows else 1.0
             drives, switches = network.drives(theta, motion.activities, static, group, motion.switches)
             for n in group:
                 old = motion.s[n]
@@ -287,7 +291,7 @@ def relax(
     nudge = check_nudge(dynamics, nudge, x)
     check_integer("steps", steps, least=0)
     schedule = require_schedule(Alternating() if schedule is None else schedule)
-    if trajectory and isinstance(schedule, Alternating) and schedule.per_sample:
+    if trajectory and schedule.per_sample:
         raise ValueError(
             "there is no trajectory of the batch with per_sample=True, because its samples stop at different "
             "steps: leave out trajectory or per_sample"
@@ -323,10 +327,9 @@ def settle(
     motion = _Motion([static.x, *state], [static.x, *map(dynamics.activity, state)], dict(switches or {}))
     residuals: list[float] = []
     states = [tuple(state)]
-    if isinstance(schedule, Alternating) and schedule.per_sample:
+    if schedule.per_sample:
         motion, residuals = _settle_each(dynamics, theta, static, motion, steps, schedule, nudge)
-        steps = len(residuals)  # all are taken
-    while len(residuals) < steps:
+    while len(residuals) < steps and not schedule.per_sample:
         residuals.append(float(schedule.sweep(dynamics, theta, static, motion, nudge)))
         if trajectory:
             states.append(tuple(motion.s[1:]))
@@ -351,7 +354,7 @@ def _settle_each(
     static: InputDrive,
     motion: _Motion,
     steps: int,
-    schedule: Alternating,
+    schedule: Schedule,
     nudge: Nudge | None,
 ) -> tuple[_Motion, list[float]]:
     """Move each sample until it converges, and return the motion of the whole batch and the residuals.
@@ -364,7 +367,7 @@ def _settle_each(
     while len(residuals) < steps and len(moving):
         residual = schedule.sweep(dynamics, theta, static, motion, nudge)  # one per sample
         residuals.append(float(residual.max()))
-        stops = residual <= schedule.tol
+        stops = (residual <= schedule.tol) & (schedule.tol > 0)
         if stops.any():
             parts.append((moving[stops], motion.take(stops)))
             moving, motion, static = moving[~stops], motion.take(~stops), static.take(~stops)

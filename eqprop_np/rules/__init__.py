@@ -65,7 +65,7 @@ class LearningRule:
         """Return the fastest form of the rule for this network. A rule of the table does not check there."""
         rule = self.function if self.twin is None or not self.twin_applies(network) else self.twin
         if not self.in_table:
-            return rule  # what wraps a rule of your own may do more than check
+            return rule  # a decorator of your own rule may do more than check, so it is kept
         unchecked: Rule = inspect.unwrap(rule)
         return unchecked
 

@@ -12,8 +12,8 @@ difference of two phases has an error of order β²:
     λ = −(s_*^β − s_*^−β) / 2b,    dL/dθ = λᵀ ∂F/∂θ
 
 The rule is exact for tied weights too, also in discrete time, where the nudge of the output stands outside
-σ and plain EP follows the gradient of another loss. It needs J at s_*, so it is not local as EP is. Its
-worth is that it shows what VF and C-VF leave out.
+σ and plain EP follows the gradient of another loss. It needs J at s_*, so it is not local as EP is. It
+shows what VF and C-VF leave out.
 
 Source: the AsymEP of arXiv:2602.03670.
 """

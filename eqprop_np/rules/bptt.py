@@ -35,7 +35,8 @@ class Gradient(NamedTuple):
     state : tuple of ndarray
         ∇_s(t).
     term : (Snapshot, tuple of ndarray)
-        The argument from which `Network.vjp_theta` computes ∇_θ(t).
+        The state, and ∇_s(t) carried to the drives of the step. `Network.vjp_theta` turns them into ∇_θ(t),
+        or into the sum of several.
     """
 
     state: State

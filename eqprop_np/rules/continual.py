@@ -3,8 +3,8 @@
     s_{t+1} = ∂Φ/∂s(x, s_t, θ_t) − β ∂ℓ/∂s(s_t)
     θ_{t+1} = θ_t + (η/β) (∂Φ/∂θ(x, s_{t+1}) − ∂Φ/∂θ(x, s_t)) = θ_t + η Δ_θ(t)
 
-The abstract prints θ_{t+1} on the right of the second line; θ_t is meant. No synapse has to store the
-first phase, because it follows what its two neurons do at the moment. Each parameter has its own η and
+The abstract prints θ_{t+1} on the right of the second line; θ_t is meant. A synapse needs only s_t and
+s_{t+1} of its two neurons, so it does not store the first phase. Each parameter has its own η and
 moves by the mean over the batch. In real time ∂Φ/∂θ is taken at ρ(s), and ε cancels as in Eq. (2).
 
 Over the whole phase θ moves by η Σ_t Δ_θ(t). The rule returns −Σ_t Δ_θ(t) as dL/dθ. One step of SGD with
@@ -78,7 +78,7 @@ def continual_phase(
         Δ_θ(t); that of Eq. (5) by default.
     """
     for _ in range(steps):
-        static = dynamics.input_drive(theta, x)
+        static = dynamics.input_drive(theta, x)  # θ moves, so the drive of the input does too
         s_next = one_step(dynamics, theta, static, s, nudge)  # s_{t+1}, Eq. (5), first line
         change = delta(dynamics, theta, x, s, s_next, nudge.beta)  # Δ_θ(t)
         theta = {name: theta[name] + learning_rates[name] * change[name] for name in theta}  # θ_{t+1}

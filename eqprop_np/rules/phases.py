@@ -43,7 +43,7 @@ class Phases:
     estimate : {"one-sided", "random-sign", "centered"}
         How β is used, see `eqprop_np.rules.ep`.
     schedule : Synchronous or Alternating
-        Which layers move together, and when the first phase stops. The second phase takes all its steps.
+        Which layers move together, and when a phase stops.
     learning_rates : dict
         η of each parameter, with which a continual rule moves it during the second phase.
     points : int
@@ -56,8 +56,8 @@ class Phases:
 
     Examples
     --------
-    >>> Phases(free_steps=30, nudged_steps=10, beta=0.1).schedule
-    Alternating(omega=1.0, tol=0.001, nudged_tol=0.0, per_sample=False)
+    >>> Phases(free_steps=30, nudged_steps=10, beta=0.1).schedule.tol
+    0.001
     """
 
     free_steps: int

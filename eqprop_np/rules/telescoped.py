@@ -93,14 +93,8 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
 def _inner_field_delta(network: Network, old: Activities, new: Activities, beta: float) -> Theta:
     """Return Δ_θ(t) of C-VF for the weights between free layers, the mean over the batch."""
     x, *pairs = zip(old, new, strict=True)
-    velocity = (x[0], *((b - a) / (beta * len(a)) for a, b in pairs))
-    up, down = Pair(old, velocity, {}), Pair(velocity, old, {})
-    if network.tied:
-        return network.pair_gradient([up, down])
-    backward = network.pair_gradient([down])
-    return network.pair_gradient([up]) | {
-        network.backward_name(c): backward[c.name] for c in network.recurrent
-    }
+    change = (x[0], *((b - a) / (beta * len(a)) for a, b in pairs))
+    return network.drive_gradient([Pair(old, change, {})], [Pair(change, old, {})])
 
 
 @dataclass

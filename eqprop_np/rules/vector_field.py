@@ -1,5 +1,7 @@
 """VF and C-VF: untied weights, with a vector field F(x, s, θ) in the place of ∂Φ/∂s.
 
+Here F is the drives without σ; in the other modules F is the whole step. In real time s stands for ρ(s).
+
     Δ_θ(t) = (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t)
 
 A connection has a forward weight w_f (pre → post) and a backward weight w_b (post → pre), both of the
@@ -81,10 +83,10 @@ def angle_between(a: Array, b: Array) -> float:
 
 
 def field_delta(dynamics: Dynamics, theta: Theta, x: Array, old: State, new: State, beta: complex) -> Theta:
-    """Return Δ_θ(t) = (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t), the mean over the batch."""
+    """Return Δ_θ(t) of C-VF, (1/β) (∂F/∂θ(x, s_t, θ))ᵀ (s_{t+1} − s_t), the mean over the batch."""
     before, after = snapshot(dynamics, theta, x, old), map(dynamics.activity, new)
-    velocity = tuple((b - a) / beta for a, b in zip(before.activities[1:], after, strict=True))
-    return dynamics.network.vjp_theta([(before, velocity)])
+    change = tuple((b - a) / beta for a, b in zip(before.activities[1:], after, strict=True))
+    return dynamics.network.vjp_theta([(before, change)])
 
 
 @partial(checked, synchronous=True)

@@ -186,7 +186,7 @@ def ep_process(
 ) -> Iterator[Moment]:
     """Yield Eq. (7) for t = 0…K−1: `updates` with one β and without its checks."""
     s, nudge, rates = rest.state, Nudge(beta, y), dict.fromkeys(theta, eta)
-    scale = beta * dynamics.nudge_scale  # the β of Eq. (7)
+    scale = beta * dynamics.nudge_scale  # the β of Eq. (7) for Δ_s; in Δ_θ the ε of real time cancels
     for instant in continual_phase(dynamics, theta, x, s, nudge, rates, rest.steps, delta):
         changes = zip(instant.state, s, strict=True)
         delta_s = tuple((after - before) / scale for after, before in changes)  # Δ_s(t)
@@ -276,10 +276,10 @@ class Comparison:
 
     def add(self, delta: Moment, nabla: Moment) -> None:
         """Add the two processes at one t."""
-        gradient = nabla.parts()
+        nablas = nabla.parts()
         for name, value in delta.parts().items():
-            self.errors[name] = self.errors.get(name, 0.0) + _square(value + gradient[name])
-            self.norms[name] = self.norms.get(name, 0.0) + _square(gradient[name])
+            self.errors[name] = self.errors.get(name, 0.0) + _square(value + nablas[name])
+            self.norms[name] = self.norms.get(name, 0.0) + _square(nablas[name])
         for name in delta.theta:
             self.total_delta[name] = self.total_delta.get(name, 0) + delta.theta[name]
             self.total_nabla[name] = self.total_nabla.get(name, 0) + nabla.theta[name]
