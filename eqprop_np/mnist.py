@@ -199,7 +199,8 @@ def _experiment(given: Given) -> Experiment:
     settings = {name: value for name, value in options.items() if name in SETTINGS}
     settings["schedule"] = _schedule(options, preset.phases.schedule)
     epochs = options.get("epochs", preset.training.epochs)
-    settings["rate_schedule"] = _rate_schedule(options, preset.training.rate_schedule, epochs)
+    if "rate_decay" in options or "rate_schedule" in options:
+        settings["rate_schedule"] = _rate_schedule(options, epochs)
     if layers.connections != preset.layers.connections:
         settings.setdefault("learning_rates", spread(preset.training.learning_rates, layers.connections))
     if "angle" in options:
@@ -222,12 +223,10 @@ def _schedule(options: Given, schedule: Alternating | Synchronous) -> Alternatin
     return replace(schedule, **chosen)
 
 
-def _rate_schedule(options: Given, preset: RateSchedule, epochs: int) -> RateSchedule:
-    """Return the schedule of the learning rates: the one that was given, or the preset's."""
+def _rate_schedule(options: Given, epochs: int) -> RateSchedule:
+    """Return the schedule of the learning rates that was given."""
     if "rate_decay" in options:
         return Exponential(options["rate_decay"])
-    if "rate_schedule" not in options:
-        return preset
     text = options["rate_schedule"]
     words = text.split(":")
     warmup = None

@@ -151,7 +151,7 @@ def test_a_preset_has_the_gradient_of_the_converged_states(experiment: Experimen
 def test_the_convolutional_preset_has_the_published_network() -> None:
     assert EXPERIMENTS["conv"].layers == Layers(channels=(32, 64), kernel=5, pool=2, stride=1, padding=0)
     assert EXPERIMENTS["conv"].training == Training(
-        (0.2, 0.05, 0.02), epochs=12, rate_schedule=Exponential(0.87), workers=2
+        (0.2, 0.05, 0.02), epochs=12, rate_schedule=Cosine(12), workers=2
     )
     dynamics = EXPERIMENTS["conv"].build((28, 28), 10)
     assert dynamics.network.shapes == ((28, 28, 1), (12, 12, 32), (4, 4, 64), (10,))
@@ -202,14 +202,22 @@ def test_phases_have_every_setting(estimate: str, schedule: Any) -> None:
 
 def test_override_changes_what_is_named_and_nothing_else() -> None:
     before = EXPERIMENTS["conv"]
-    changed = before.override(epochs=3, pool=(2, 1))
+    changed = before.override(batch_size=3, pool=(2, 1))
     assert changed == replace(
-        before, training=replace(before.training, epochs=3), layers=replace(before.layers, pool=(2, 1))
+        before, training=replace(before.training, batch_size=3), layers=replace(before.layers, pool=(2, 1))
     )
     assert before.override() == before
     assert before.override(learning_rates=(1, 2, 3)).phases.learning_rates == {}
     with pytest.raises(TypeError, match="omega"):
         before.override(omega=1.1)
+
+
+def test_a_cosine_ends_with_the_epochs() -> None:
+    conv = EXPERIMENTS["conv"]
+    assert conv.override(epochs=3).training.rate_schedule == Cosine(3)
+    assert conv.override(epochs=3, rate_schedule=Exponential(0.5)).training.rate_schedule == Exponential(0.5)
+    longer = conv.override(rate_schedule=Cosine(20))
+    assert longer.override(epochs=15).training.rate_schedule == Cosine(20)
 
 
 # --- the recorded runs
@@ -221,6 +229,7 @@ DECAY = {name: {"rate_schedule": Exponential(rate)} for name, rate in (("slow", 
 WHOLE = {
     "nudged_steps": 8,
     "schedule": Alternating(1.2, 0.03),
+    "rate_schedule": Exponential(0.87),
 }  # the older conv
 OLD_TOL = WHOLE | {"schedule": Alternating(1.2, 0.01)}  # and before that
 OPPOSITE = {"psi": 180.0, "epochs": 10}

@@ -358,7 +358,8 @@ class Experiment:
         ----------
         **settings : Any
             Fields of `Experiment`, `Layers`, `Training` or `Phases` by their names. ``learning_rates`` are
-            those of `Training`.
+            those of `Training`. A cosine schedule of the rates that ends with the last epoch still does so
+            with another number of ``epochs``.
 
         Raises
         ------
@@ -366,6 +367,8 @@ class Experiment:
             If there is no such field, if a setting has no effect, or as for a new `Experiment`.
         """
         names = settings.keys() & _EFFECTS.keys()
+        if self.training.rate_schedule == Cosine(self.training.epochs) and "epochs" in settings:
+            settings = {"rate_schedule": Cosine(settings["epochs"])} | settings
         for name in ("layers", "training", "phases"):
             part = settings.pop(name, getattr(self, name))
             chosen = {f.name: settings.pop(f.name) for f in fields(part) if f.name in settings}
@@ -519,7 +522,7 @@ EXPERIMENTS = {
                 estimate="centered",
                 schedule=Alternating(omega=1.2, tol=0.03, nudged_tol=0.02, per_sample=True),
             ),
-            training=Training((0.2, 0.05, 0.02), epochs=12, rate_schedule=Exponential(0.87), workers=2),
+            training=Training((0.2, 0.05, 0.02), epochs=12, rate_schedule=Cosine(12), workers=2),
             source="[1] for the layers and β; the estimate, T, K, rates and their decay are ours",
         ),
     )
