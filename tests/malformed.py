@@ -345,7 +345,9 @@ def of_benchmark(place: Path) -> Iterator[list[str]]:
     """Yield malformed arguments of the benchmark."""
     for name in ("batches", "warm-up"):
         yield from ([f"--{name}", value] for value in ("", "x", "-1", "1.5", "nan"))
-    yield from (["--batches", "0"], ["p-9h"], [""], ["--bogus"], ["--data"])
+    yield from (["--batches", "0"], ["p-9h"], [""], ["--bogus"], ["--data"], ["--out"], ["--json"])
+    yield from (["p-2h", "--scaling"], ["--scaling", "--out", "x.txt"], ["--scaling", "--out", "x"])
+    yield from (["--json", str(place / path)] for path in ("file/x.json", "file/below/x.json"))
     yield from (["p-1h", "--data", odd_path(place, path)] for path in ODD_PATHS)
 
 
