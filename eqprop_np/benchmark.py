@@ -249,15 +249,16 @@ def _presets(samples: Samples, names: Sequence[str], options: argparse.Namespace
 
 
 TITLES = (
-    f"{'preset':8} {'mm per epoch':>12} {'s per epoch':>11} {'/ backprop':>10} {'workers':>10} "
-    f"{'free steps':>10} {'in products':>11} {'of the peak':>11}"
+    f"{'preset':8} {'mm/epoch':>8} {'s/epoch':>8} {'core s':>7} {'/ backprop':>10} "
+    f"{'workers':>9} {'free steps':>10} {'in products':>11} {'of the peak':>11}"
 )
 
 
 def _row(name: str, cost: Cost) -> str:
     workers = f"{cost.workers} (×{cost.gain:.2f})" if cost.workers > 1 else "1"
-    units = f"{cost.mm_per_epoch:12.0f} {cost.seconds_per_epoch:11.1f} {cost.to_backpropagation:10.1f}"
-    return f"{name:8} {units} {workers:>10} {cost.steps:10.1f} {cost.products:11.0%} {cost.throughput:11.0%}"
+    units = f"{cost.mm_per_epoch:8.0f} {cost.seconds_per_epoch:8.1f} {cost.processor_seconds:7.1f}"
+    shares = f"{cost.products:11.0%} {cost.throughput:11.0%}"
+    return f"{name:8} {units} {cost.to_backpropagation:10.1f} {workers:>9} {cost.steps:10.1f} {shares}"
 
 
 def _compare_dynamics(samples: Samples, batches: int) -> list[dict[str, Any]]:

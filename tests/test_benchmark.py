@@ -58,9 +58,9 @@ def test_it_prints_a_row_for_each_preset(
     assert capsys.readouterr().out.splitlines() == [
         "on bands",
         "1 mm = 500 ms now",
-        "preset   mm per epoch s per epoch / backprop    workers free steps in products of the peak",
-        "p-1h             1234         5.3        2.1          1        9.3         25%         62%",
-        "conv                8        76.5        8.4  2 (×1.79)       28.0         88%         50%",
+        "preset   mm/epoch  s/epoch  core s / backprop   workers free steps in products of the peak",
+        "p-1h         1234      5.3     5.2        2.1         1        9.3         25%         62%",
+        "conv            8     76.5   140.0        8.4 2 (×1.79)       28.0         88%         50%",
     ]
     record = json.loads((data / "new" / "record.json").read_text("utf-8"))
     assert record["dataset"] == "bands"
