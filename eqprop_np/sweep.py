@@ -41,6 +41,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean, stdev
@@ -538,7 +539,8 @@ def table(runs: Sequence[Listed], directory: Path) -> str:
     str
         For each row the mean and the standard deviation over the seeds, where each seed has the mean over
         the last ``LAST`` epochs; the time of a run on one core; and the time until the test error first was
-        at most the published one. Below it stand the commits of the code and the runs without a record.
+        at most the published one. All epochs count as the shortest one, which other programs on the machine
+        delayed least. Below the rows stand the commits of the code and the runs without a record.
 
     Raises
     ------
@@ -585,8 +587,8 @@ def _row(run: Listed, records: Sequence[Record]) -> str:
         _spread([_error(record) for record in records]),
         "–" if published is None else f"{published:.2f}",
         _spread([_error(record, "train_error") for record in records]),
-        _spread([record["seconds"] / 60 for record in records], 1),
-        _spread([_until(record, published) / 60 for record in records], 1),
+        _spread([_minutes(record, len(record["history"])) for record in records], 1),
+        _spread([_minutes(record, _epochs_to(record, published)) for record in records], 1),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -599,9 +601,15 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{fmean(values):.{digits}f}{spread}"
 
 
-def _until(record: Record, error: float | None) -> float:
-    """Return the seconds until the test error was at most ``error`` after an epoch, or infinity."""
-    reached = [e["seconds"] for e in record["history"] if error is not None and e["test_error"] <= error]
+def _minutes(record: Record, epochs: float) -> float:
+    """Return the time of so many epochs, each as long as the shortest one of the run."""
+    ends = [0.0, *(epoch["seconds"] for epoch in record["history"])]
+    return epochs * min(b - a for a, b in pairwise(ends)) / 60
+
+
+def _epochs_to(record: Record, error: float | None) -> float:
+    """Return the number of epochs until the test error was at most ``error``, or infinity."""
+    reached = [n for n, epoch in enumerate(record["history"], 1) if epoch["test_error"] <= (error or 0)]
     return min(reached, default=float("inf"))
 
 

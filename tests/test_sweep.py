@@ -590,16 +590,17 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
         "cvf-1h --angles 22.5 --published 3",
         "eb-1h --authors-code",
         "eb-1h",
-        "p-1h --seeds 3 1 7 --published 2.5",
+        "p-1h --seeds 3 1 7 --published 4.5",
     )
     runs = [run for run in sweep.read_list(path) if run.seed != 7]
     points = sweep._resolve([run[:2] for run in runs], "glyphs", None)
     sweep.sweep([point for point in points if point.experiment.name != "eb-1h"], tmp_path, executor)
     capsys.readouterr()
+    commit_time = {"one": [60, 120, 180, 900, 960, 1020, 1080], "two": [90, 120, 240, 340, 440, 540, 600]}
     for seed, errors, commit in ((1, range(7), "one"), (3, range(2, 9), "two")):
         file = tmp_path / f"p-1h-seed{seed}.json"
         history = [
-            {"test_error": 9.0 - error, "train_error": error / 2, "seconds": 60.0 * (n + 1)}
+            {"test_error": 9.0 - error, "train_error": error / 2, "seconds": commit_time[commit][n]}
             for n, error in enumerate(errors)
         ]
         record = json.loads(file.read_text("utf-8"))
@@ -608,15 +609,23 @@ def test_a_table_has_a_row_for_each_run_beside_the_published_error(
         )
     assert main(["--table", str(path), "--out", str(tmp_path)]) == 0
     _, _, *rows, _, commits, missing = capsys.readouterr().out.splitlines()
-    # The mean over the last five epochs is 5 and 3, of the training error 2 and 3. One run never reached 2.5.
+    # The mean over the last five epochs is 5 and 3, of the training error 2 and 3.
+    # The shortest epochs take 60 and 30 seconds, so 7 of them 7 and 3.5 minutes.
+    # They had 4.5 % after 6 and 4 epochs.
     assert rows == [
-        "| p-1h | 30 | 3, 1 | 4.00 ± 1.41 | 2.50 | 2.50 ± 0.71 | 7.0 ± 0.0 | – |",
+        "| p-1h | 30 | 3, 1 | 4.00 ± 1.41 | 4.50 | 2.50 ± 0.71 | 5.2 ± 2.5 | 4.0 ± 2.8 |",
         "| eb-1h, authors’ code | 30 | – | – | – | – | – | – |",
         "| eb-1h | 30 | – | – | – | – | – | – |",
         "| cvf-1h, ψ = 22.5° | 100 | 0 | 4.00 | 3.00 | 5.00 | 0.0 | 0.0 |",
     ]
     assert commits == "Commits of the code: one, two, unknown."
     assert missing == "Missing: eb-1h-authors-code-seed0, eb-1h-seed0, p-1h-seed7."
+
+
+def test_a_row_has_no_time_to_an_error_that_one_run_did_not_reach() -> None:
+    records = [{"history": [{"test_error": error, "seconds": 60.0}]} for error in (2.0, 2.6)]
+    assert [sweep._epochs_to(record, 2.5) for record in records] == [1, np.inf]
+    assert sweep._spread([1.0, np.inf]) == "–"
 
 
 def test_a_table_refuses_a_record_with_other_settings(
