@@ -18,6 +18,7 @@ CONNECTIONS: dict[str, Connection] = {
     "dense": Dense(0, 1, (4,), (3,)),
     "dense on images": Dense(1, 2, (2, 3, 2), (3,)),
     "dense between images": Dense(1, 3, (2, 2, 1), (1, 3, 2)),
+    "dense to a wide layer": Dense(1, 2, (2,), (129,)),  # the other form of `Dense.to_pre`
     "dense with a name": Dense(1, 2, (3,), (2,), name="second"),
     "conv": ConvPool(0, 1, (6, 4, 1), 2, kernel=3, pool=2),
     "conv of channels": ConvPool(0, 1, (5, 7, 3), 2, kernel=2, pool=2),

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 
 from eqprop_np.network import Theta
-from eqprop_np.optimizers import SGD, Adam, Cosine, Exponential, Optimizer, Steps, Warmup, is_weight, rates_of
+from eqprop_np.optimizers import (
+    SGD,
+    Adam,
+    Cosine,
+    Exponential,
+    Optimizer,
+    Steps,
+    Warmup,
+    averaged,
+    is_weight,
+    rates_of,
+)
 
 RATES = {"w0-1": 0.3, "b1": 0.02}
 
@@ -161,6 +172,36 @@ def test_a_setting_out_of_its_range_is_refused(make: Any) -> None:
         make()
 
 
+# --- the average of the parameters
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
+def test_the_average_of_one_number_by_hand(decay: float) -> None:
+    """The smaller d of the first batches is 1/10, 2/11, 3/12, …"""
+    average, expected = {"b1": np.array([4.0])}, 4.0
+    for t, w in enumerate([1.0, -2.0, 5.0, 0.5]):
+        d = min(decay, [1 / 10, 2 / 11, 3 / 12, 4 / 13][t])
+        expected = d * expected + (1 - d) * w
+        average = averaged(average, {"b1": np.array([w])}, decay, t)
+        np.testing.assert_allclose(average["b1"], [expected], rtol=1e-14)
+
+
+def test_the_average_covers_the_last_batches_and_changes_no_argument() -> None:
+    """With a constant d = 0.9, a change of θ remains with 0.9ⁿ after n more batches."""
+    before, theta = example(np.float32), example(np.float32, seed=1)
+    kept = [{name: value.copy() for name, value in values.items()} for values in (before, theta)]
+    average = before
+    for t in range(1000, 1005):
+        average = averaged(average, theta, 0.9, t)
+    for name, value in average.items():
+        assert value.dtype == np.float32
+        expected = theta[name] + 0.9**5 * (before[name] - theta[name])
+        np.testing.assert_allclose(value, expected, rtol=0, atol=1e-6)
+        for values, old in zip((before, theta), kept, strict=True):
+            np.testing.assert_array_equal(values[name], old[name])
+            assert not np.shares_memory(value, values[name])
+
+
 # --- schedules of the rate
 
 
@@ -175,8 +216,8 @@ def test_the_schedules_of_the_rate() -> None:
     )
     assert cosine[5:] == pytest.approx([0, 0, 0], abs=1e-15)
     assert [Warmup(3)(epoch) for epoch in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-    warm = Warmup(1, lambda epoch: 10.0 + epoch)
-    assert [warm(epoch) for epoch in range(4)] == [5, 10, 11, 12]
+    warm = Warmup(2, lambda epoch: 9.0 + epoch)
+    assert [warm(epoch) for epoch in range(5)] == pytest.approx([3, 6, 9, 10, 11])
     with pytest.raises(TypeError, match=r"then must be a schedule such as Exponential\(0.9\), got 'cosine'"):
         Warmup(1, "cosine")  # type: ignore[arg-type]
 
