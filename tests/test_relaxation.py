@@ -396,7 +396,7 @@ def test_converged_says_whether_the_last_residual_is_within_the_tolerance(
     assert converged(200, 0.0)
 
 
-@schedules
+@pytest.mark.parametrize("schedule", [*SCHEDULES.values(), Alternating(tol=0, per_sample=True)], ids=repr)
 def test_without_a_tolerance_every_step_is_taken(schedule: Schedule, rng: np.random.Generator) -> None:
     theta, x = weak(NETWORKS["chain"], rng)
     found = relax(DiscreteTime(NETWORKS["chain"]), theta, x, None, 200, schedule=schedule)
@@ -602,11 +602,14 @@ def test_per_sample_each_sample_moves_as_in_a_batch_of_its_own(
                     np.testing.assert_array_equal(together.switches[name][k : k + 1], switches)
 
 
-def test_per_sample_the_samples_stop_at_different_steps(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("make", [DiscreteTime, RealTime])
+def test_per_sample_the_samples_stop_at_different_steps(
+    make: Callable[[Network], Dynamics], rng: np.random.Generator
+) -> None:
     """Otherwise the test above would not tell the two ways to stop apart."""
     network = NETWORKS["two conv"]
     theta, x, _ = draw(network, 6, rng)
-    dynamics, schedule = DiscreteTime(network), Alternating(tol=1e-3, per_sample=True)
+    dynamics, schedule = make(network), Alternating(tol=1e-3, per_sample=True)
     x[0] = 0  # this one has less to do
     alone = [relax(dynamics, theta, x[k : k + 1], schedule=schedule).steps for k in range(6)]
     assert len(set(alone)) > 1
@@ -615,6 +618,7 @@ def test_per_sample_the_samples_stop_at_different_steps(rng: np.random.Generator
     assert whole.steps == each.steps == max(alone)
     quick = alone.index(min(alone))
     assert np.abs(whole.state[-1][quick] - each.state[-1][quick]).max() > 0
+    assert_same(each.activities[1:], tuple(dynamics.activity(value) for value in each.state))
 
 
 def test_per_sample_the_order_of_the_batch_does_not_matter(rng: np.random.Generator) -> None:
