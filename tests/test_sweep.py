@@ -208,8 +208,16 @@ def test_the_time_to_an_error_is_that_of_the_first_epoch_with_it() -> None:
         {"test_error": error, "train_error": error - 2, "seconds": 10.0 * n}
         for n, error in enumerate((9, 6, 4, 5, 3), start=1)
     ]
-    until = [sweep._until({"history": history}, error) for error in (5, 4, 3.5, 2, None)]
-    assert until == [30, 30, 50, np.inf, np.inf]
+    epochs = [sweep._epochs_to({"history": history}, error) for error in (5, 4, 3.5, 2, None)]
+    assert epochs == [3, 3, 5, np.inf, np.inf]
+
+
+def test_the_minutes_of_a_run_count_each_epoch_as_long_as_the_shortest() -> None:
+    """The first epoch begins at 0 and can be the shortest one."""
+    for ends in ((30, 90, 210), (60, 90, 210), (60, 180, 210)):
+        record = {"history": [{"seconds": float(end)} for end in ends]}
+        assert [sweep._minutes(record, epochs) for epochs in (3, 2, np.inf)] == [1.5, 1, np.inf]
+    assert sweep._minutes({"history": [{"seconds": 120.0}]}, 1) == 2
 
 
 # --- the files of a sweep
