@@ -18,6 +18,7 @@ from eqprop_np.experiments.timing import Batches, matrix_product, multiplication
 from eqprop_np.network import Theta, chain
 from eqprop_np.optimizers import SGD
 from eqprop_np.relaxation import Alternating
+from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import Phases
 from eqprop_np.samples import Samples
 
@@ -182,6 +183,20 @@ def test_backpropagation_gets_the_same_batches(samples: Samples, monkeypatch: Pa
         np.testing.assert_array_equal(y.argmax(axis=1), samples.y[chosen])
         assert rates == experiment.rates(dynamics)
         assert all(theta is not other for other in thetas)
+
+
+def test_the_rule_trains_with_the_state_of_the_optimizer(samples: Samples) -> None:
+    """With momentum the second batch depends on the velocities of the first one."""
+    experiment = letter(hidden=(4,), momentum=0.9, estimate="one-sided")
+    dynamics = experiment.build((16, 16), 3)
+    run, theta = experiment.run(dynamics), dynamics.init(np.random.default_rng(0))
+    expected, state = dict(theta), run.optimizer.init(theta)
+    assert len(timing.by_rule(run, theta, samples)(range(3))) == 3
+    for x, y in timing.batches_of(run, samples, range(3)):
+        gradient = ep(dynamics, expected, x, y, run.phases).gradient
+        expected, state = run.optimizer.step(expected, gradient, state)
+    for name, value in expected.items():
+        np.testing.assert_allclose(theta[name], value, rtol=0, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

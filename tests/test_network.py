@@ -409,6 +409,21 @@ def test_the_input_drive_is_the_drive_at_zero(network: Network, rng: np.random.G
         )
 
 
+@given(networks, rngs)
+def test_some_samples_of_an_input_drive_are_the_drive_of_these_samples(
+    network: Network, rng: np.random.Generator
+) -> None:
+    """Those that a mask selects. A bias that stands alone belongs to every sample."""
+    theta, x, _ = draw(network, 4, rng)
+    mask = np.array([False, True, False, True])
+    found, expected = network.input_drive(theta, x).take(mask), network.input_drive(theta, x[mask])
+    np.testing.assert_array_equal(found.x, expected.x)
+    assert found.drives.keys() == expected.drives.keys()
+    for n, drive in expected.drives.items():
+        np.testing.assert_allclose(found.drives[n], drive, rtol=0, atol=1e-12, err_msg=f"layer {n}")
+    assert found.switches == {}
+
+
 def test_drives_return_the_switches_of_their_state(rng: np.random.Generator) -> None:
     """Together with the input's switches these are all switches of the network."""
     network = NETWORKS["three conv, two dense"]
