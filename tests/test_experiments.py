@@ -231,7 +231,6 @@ WHOLE = {
     "schedule": Alternating(1.2, 0.03),
     "rate_schedule": Exponential(0.87),
 }  # the older conv
-OLD_TOL = WHOLE | {"schedule": Alternating(1.2, 0.01)}  # and before that
 OPPOSITE = {"psi": 180.0, "epochs": 10}
 READOUT = {"cost": "cross-entropy", "learning_rates": (0.2, 0.05, 0.2)}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
@@ -241,15 +240,15 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "conv-augment": WHOLE | DECAY["slow"] | {"epochs": 32, "augment": 1},
     "conv-augment2": WHOLE | DECAY["fast"] | {"epochs": 22, "augment": 2},
     "conv-augment2-slow": WHOLE | DECAY["slow"] | {"epochs": 36, "augment": 2},
-    "conv-seed0": OLD_TOL,
-    "conv-validation": OLD_TOL,
+    "conv-validation": {"average": 0.999},
+    "conv-validation-exponential": {"average": 0.999, "rate_schedule": Exponential(0.87)},
     "implicit-180deg-30steps": OPPOSITE | {"rule": "implicit"},
     **{f"implicit-180deg-seed{k}": OPPOSITE | {"rule": "implicit", "free_steps": 100} for k in range(3)},
     **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
     **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
     "p-2h-readout": READOUT,
     "conv-readout": WHOLE | READOUT,
-    "conv-seed1": WHOLE,
+    "conv-squared-error": WHOLE,
 }
 
 

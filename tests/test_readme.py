@@ -37,6 +37,12 @@ def test_its_errors_are_recorded() -> None:
     assert bptt["epochs"] == first["epochs"]
     conv = ", ".join(f"{last(f'conv-seed{seed}', 3):.2f}" for seed in range(2))
     assert f"| conv | 12 | {conv} for seeds 0, 1, " in README
+    raw, averaged = (
+        [f"{last(f'conv-validation{name}', 3, key):.2f}" for name in ("", "-exponential")]
+        for key in ("test_error", "average_test_error")
+    )
+    assert f"the error was {raw[0]} % (`conv-validation.json`), and {raw[1]} % with rates times 0.87" in FLAT
+    assert f"(`--average 0.999`) had {averaged[0]} and {averaged[1]} %" in FLAT
     for name, option in (("conv-augment", "--augment"), ("conv-augment2", "--augment 2")):
         error = f"{last(name, 3):.2f}, mean of the last three epochs"
         assert f"| conv `{option}` | {record(name)['epochs']} | {error} | `{name}.json` |" in README
@@ -99,7 +105,7 @@ def test_its_errors_with_untied_weights_are_recorded() -> None:
 def test_its_errors_with_a_readout_are_recorded() -> None:
     for seed, number, text, squared, readout in (
         (0, 5, "five", "p-2h", "p-2h-readout"),
-        (1, 3, "three", "conv-seed1", "conv-readout"),
+        (1, 3, "three", "conv-squared-error", "conv-readout"),
     ):
         runs = record(squared), record(readout)
         preset = runs[0]["preset"]
@@ -133,9 +139,9 @@ def test_the_trials_of_cvf_are_recorded() -> None:
     assert f"they did not learn ({min(scaled)} to {max(scaled)} %)" in FLAT
 
 
-def last(name: str, epochs: int) -> float:
+def last(name: str, epochs: int, key: str = "test_error") -> float:
     """Return the mean test error over the last epochs of a run."""
-    return mean(epoch["test_error"] for epoch in record(name)["history"][-epochs:])
+    return mean(epoch[key] for epoch in record(name)["history"][-epochs:])
 
 
 def test_records_are_of_committed_code_and_mnist() -> None:
