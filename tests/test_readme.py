@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import correlation, mean
 
@@ -151,6 +152,62 @@ def test_records_are_of_committed_code_and_mnist() -> None:
         run = json.loads(path.read_text("utf-8"))
         assert run["dataset"] == "mnist", path
         assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"]), path
+
+
+def benchmark(name: str) -> dict:
+    return json.loads((ROOT / "data" / "benchmark" / f"{name}.json").read_text("utf-8"))
+
+
+def missing(lines: Iterable[str]) -> str:
+    """Return those of the lines that the README lacks, to be pasted into it."""
+    return "\n".join(line for line in lines if line not in FLAT)
+
+
+def test_its_costs_are_recorded() -> None:
+    presets = benchmark("presets")["presets"]
+    lines = [
+        f"| {name}{' (centred)' if name == 'conv' else ''} | {cost['to_backpropagation']:.1f} "
+        f"| {cost['processor_seconds']:.1f} |"
+        for name, cost in presets.items()
+    ]
+    one, two = benchmark("presets")["to the letter"]
+    lines.append(
+        f"real time costs {one['ratio']:.1f} times as much as discrete time for one hidden layer and "
+        f"{two['ratio']:.1f} times for two"
+    )
+    lines.append(
+        f"explain a factor of {one['steps']:.1f} and {two['steps']:.1f}, and the remaining "
+        f"{one['per_step']:.2f} and {two['per_step']:.2f} are"
+    )
+    assert not missing(lines), missing(lines)
+
+
+def test_its_exponents_are_recorded() -> None:
+    scaling = benchmark("scaling")["scaling"]
+    lines = []
+    for name, settings in scaling.items():
+        for setting, measured in settings.items():
+            found = measured["exponents"]
+            numbers = " | ".join(f"{found[name]:.2f}" for name in ("seconds", "work", "steps", "memory"))
+            lines.append(f"| {name}, {setting} | {numbers} |")
+    one, two, three = (round(point["steps"]) for point in scaling["p-1h"]["depth"]["points"])
+    presets = benchmark("presets")["presets"]
+    times = {name: [point["seconds"] for point in scaling[name]["workers"]["points"]] for name in scaling}
+    lines.append(
+        f"On two idle cores they are {times['conv'][0] / times['conv'][1]:.1f} times as fast as one."
+    )
+    lines.append(f"make p-1h {times['p-1h'][1] / times['p-1h'][0]:.0f} times as slow,")
+    lines.append(
+        f"{one}, {two} and {three} steps for one, two and three layers. Over-relaxation shortens this: "
+        f"p-2h and p-3h take {presets['p-2h']['steps']:.0f} and {presets['p-3h']['steps']:.0f}."
+    )
+    assert not missing(lines), missing(lines)
+
+
+def test_the_costs_are_of_committed_code_and_mnist() -> None:
+    for name in ("presets", "scaling"):
+        assert benchmark(name)["dataset"] == "mnist"
+        assert re.fullmatch(r"[0-9a-f]{40}", benchmark(name)["git_commit"])
 
 
 def test_every_file_that_it_names_exists() -> None:

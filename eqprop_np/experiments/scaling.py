@@ -217,7 +217,7 @@ def draw_scaling(measured: Mapping[str, Points]) -> Figure:
         for axes, (variable, points) in zip(row, settings.items(), strict=True):
             _draw_panel(axes, points)
             axes.set(xlabel=variable)
-        row[0].set_ylabel(f"{name}: relative to the first point")
+        row[0].set_ylabel(f"{name}: relative")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(LINES), frameon=False,
