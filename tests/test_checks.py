@@ -189,10 +189,10 @@ REFUSED: list[tuple[str, Callable[[Any], Any], tuple[str, ...]]] = [
     ("rest", lambda rest: replace(rest, state=rest.state[:1]), ("tuple of 2 arrays", "got 1")),
     ("rest", lambda rest: replace(rest, state=rest.state[::-1]), ("layer 1", "(3, 5)", "got (3, 3)")),
     *(
-        ("beta", lambda beta, bad=bad: bad, ("beta must be a finite number", f"got {bad!r}"))
+        ("beta", lambda beta, bad=bad: bad, ("beta must be a finite ", f"got {bad!r}"))
         for bad in (NAN, INF, "0.1", None, 0.1j, True)
     ),
-    ("beta", lambda beta: np.ones(2), ("beta must be a finite number", "got an array of shape (2,)")),
+    ("beta", lambda beta: np.ones(2), ("beta must be a finite ", "got an array of shape (2,)")),
 ]
 
 

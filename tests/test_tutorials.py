@@ -127,10 +127,16 @@ def _close(a: str, b: str) -> bool:
 
 
 def differences(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
-    """A line for each code cell that shows something else."""
+    """A line for each code cell that shows something else.
+
+    In a cell with the tag "rounding" the numbers may differ: they are the results of a training, whose course
+    depends on the order in which the BLAS of a machine adds.
+    """
     found = []
     for a, b in zip(code_cells(stored), code_cells(fresh), strict=True):
         old, new = shown(a), shown(b)
+        if "rounding" in _tags(a):
+            old, new = ([NUMBER.sub("0", text) for text in texts] for texts in (old, new))
         if len(old) != len(new) or not all(map(same, old, new)):
             found.append(f"cell {a.execution_count}: stored {old}, fresh {new}")
     return found
@@ -548,6 +554,17 @@ def test_a_lost_output_is_a_difference(lost: int) -> None:
     del stored.cells[0].outputs[lost]
     (found,) = differences(stored, several())
     assert found.startswith("cell 1")
+
+
+@pytest.mark.parametrize(("text", "tags", "number"), [
+    ("error 24 %", [], 1), ("error 24 %", ["rounding"], 0), ("loss 21 %", ["rounding"], 1),
+])  # fmt: skip
+def test_the_numbers_of_a_training_may_differ(text: str, tags: list[str], number: int) -> None:
+    def notebook(printed: str) -> NotebookNode:
+        cell = new_code_cell("", metadata={"tags": tags}, outputs=[new_output("stream", text=printed)])
+        return new_notebook(cells=[cell])
+
+    assert len(differences(notebook("error 21 %"), notebook(text))) == number
 
 
 def test_the_kernel_works_anew(environment: dict[str, str]) -> None:
