@@ -462,9 +462,9 @@ class Network:
             v = (x, *(value / len(x) for value in v))
             ups.append(Pair(s, v, held))
             downs.append(Pair(v, s, held))
-        return self.linear_gradient(x, (x, *mean), switches) | self.drive_gradient(ups, downs)
+        return self.linear_gradient(x, (x, *mean), switches) | self.field_gradient(ups, downs)
 
-    def drive_gradient(self, ups: Sequence[Pair], downs: Sequence[Pair]) -> Theta:
+    def field_gradient(self, ups: Sequence[Pair], downs: Sequence[Pair]) -> Theta:
         """Return what the drives to post (``ups``) and to pre (``downs``) give to the weights of free layers.
 
         A tied weight gets both. With untied weights each drive has its own weight.

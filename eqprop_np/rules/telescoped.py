@@ -94,7 +94,7 @@ def _inner_field_delta(network: Network, old: Activities, new: Activities, beta:
     """Return Δ_θ(t) of C-VF for the weights between free layers, the mean over the batch."""
     x, *pairs = zip(old, new, strict=True)
     change = (x[0], *((b - a) / (beta * len(a)) for a, b in pairs))
-    return network.drive_gradient([Pair(old, change, {})], [Pair(change, old, {})])
+    return network.field_gradient([Pair(old, change, {})], [Pair(change, old, {})])
 
 
 @dataclass
