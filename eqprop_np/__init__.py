@@ -22,9 +22,14 @@ README.md has the map. All public names are available from this module:
 
 import signal
 import sys
+from itertools import pairwise
 
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # ``python -m`` will run a command of this package. Until then Ctrl-C ends it without a traceback.
+if (
+    sys.argv[:1] == ["-m"]
+    and any(a == "-m" and b.split(".")[0] == __name__ for a, b in pairwise(sys.orig_argv))
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    # ``python -m eqprop_np.…`` will run a command of this package. Until then Ctrl-C prints no traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh

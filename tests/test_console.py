@@ -142,6 +142,16 @@ def test_an_import_in_a_script_leaves_ctrl_c_as_it_is() -> None:
     assert run("-c", check).returncode == 0
 
 
+def test_a_command_of_another_package_keeps_ctrl_c(tmp_path: Path) -> None:
+    """Its package imports this one before its own command runs, which may handle a KeyboardInterrupt."""
+    package = tmp_path / "own"
+    package.mkdir()
+    (package / "__init__.py").write_text("import eqprop_np\n", "utf-8")
+    (package / "train.py").write_text("import signal; print(signal.getsignal(2).__name__)\n", "utf-8")
+    done = run("-m", "own.train", "eqprop_np.mnist", path=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "default_int_handler\n")
+
+
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
 def test_a_command_catches_ctrl_c_unless_it_is_ignored(handler: signal.Handlers) -> None:
     seen = []
