@@ -245,8 +245,8 @@ def fit(
     batch_size : int
     average : float
         The decay of an exponential moving average of the parameters, such as 0.999; 0 for no average. It is
-        ``progress.average``, see `eqprop_np.optimizers.averaged`. It often has a smaller error than the
-        parameters themselves, which training does not change. A continued run without an average begins one.
+        ``progress.average``, see `eqprop_np.optimizers.averaged`. Training continues with the parameters
+        themselves. A continued run without an average begins one.
     validation : (X, y), optional
         After each epoch the error on them is recorded, with the parameters and with their average.
     transform : callable, optional
@@ -777,17 +777,11 @@ def error_of(run: Run, theta: Theta, samples: Samples, show_progress: bool | Non
     """Return the share of wrong predictions in percent, with the first phase of a run's settings.
 
     Without ``per_sample`` in the schedule, the first phase of a batch of 250 samples stops when the slowest
-    of them has converged, or after T steps, so the others converge more tightly than the tolerance asks.
-    The class of a sample can therefore depend on its batch, if its two largest outputs differ by less than
-    about the tolerance, or if it converges slowly: of 1500 test images of MNIST, one has another class with
-    batches of one in the CNN of the package. With ``per_sample``, as in the preset conv, none has.
-
-    A smaller tolerance changes no class of the whole batch within T steps, because the slowest sample of
-    most batches takes all of them. With a tolerance of 1e-3 and ten times T, 8 of 10,000 test images have
-    another class in this CNN (its error becomes 0.58 % instead of 0.50 %), and one in the preset p-1h after
-    two epochs (4.22 % instead of 4.23 %). The evaluation then takes 2.4 and 1.6 times as long, which is a
-    fifth and a twentieth of an epoch more. The recorded errors are those of the phases of training, so they
-    stay so here. `predict` converges tightly by default, so that its classes do not depend on the batch.
+    of them has converged, or after T steps. So the class of a sample can depend on its batch, if its two
+    largest outputs differ by less than about the tolerance, or if it converges slowly. With ``per_sample``,
+    as in the preset conv, it does not. ``tools/conv_convergence.py`` counts the classes that change in this
+    way, and those that change if the states converge further. The recorded errors are those of the phases
+    of training, so they stay so here. `predict` converges tightly by default.
     """
     first_phase = run.rule.outputs if isinstance(run.rule, SharedRule) else output
     found = _outputs(first_phase, run.dynamics, theta, samples, run.phases, show_progress)

@@ -120,6 +120,28 @@ def test_its_errors_with_a_readout_are_recorded() -> None:
         assert f"with the cross-entropy are {' '.join(map(str, rates))} in both networks" in FLAT
 
 
+def test_the_convergence_of_the_cnn_is_recorded() -> None:
+    *lines, whole, _ = (RESULTS / "conv-convergence.txt").read_text("utf-8").splitlines()
+    cosines, times = {}, {}
+    for line in lines:
+        name, rest = line.split(": cosines ")
+        found, time = rest.split(", time ")
+        cosines[name], times[name] = [float(word) for word in found.split()], time
+    early, trained = (f"{when}, per sample" for when in ("after 400 batches", "trained"))
+    ranges = {name: f"{min(cosines[name]):.2f} to {max(cosines[name]):.2f}" for name in (early, trained)}
+    assert (
+        f"is {ranges[early]} after 400 batches and {ranges[trained]} for a trained network, not less than if "
+        f"the batch stops as a whole, in {times[early]} and {times[trained]} of the time" in FLAT
+    )
+    for name in (early, trained):
+        assert all(a >= b for a, b in zip(cosines[name], cosines[name.replace("per sample", "whole batch")],
+                                          strict=True))  # fmt: skip
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"takes {times[trained]} to {times[early]} of the time" in changelog
+    changed, error = re.search(r"(\d+) of 10000 if .* and ([\d.]+) %", whole).groups()
+    assert f"{changed} of the 10,000 images have another class, and the test error is {error} %" in FLAT
+
+
 def test_the_trials_of_cvf_are_recorded() -> None:
     lines = (RESULTS / "cvf-failure.txt").read_text("utf-8").splitlines()[1:]
     trials = {name: re.search("test errors ([0-9 ]+) %", rest)[1].split() for name, _, rest in
