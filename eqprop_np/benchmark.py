@@ -110,20 +110,21 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
     rows: list[tuple[float, ...]] = []
     steps: list[float] = []
     with processes(experiment) as shared:
-        run, single = experiment.run(dynamics, shared), experiment.run(dynamics)
-        train, train_alone = by_rule(run, theta, samples), by_rule(single, theta, samples)
+        run, run_single = experiment.run(dynamics, shared), experiment.run(dynamics)
+        train, train_single = by_rule(run, theta, samples), by_rule(run_single, theta, samples)
         backpropagate = by_backpropagation(run, other, samples, experiment.rates(dynamics))
         train(range(warm_up))
         for first in range(warm_up, warm_up + batches, CHUNK):
             numbers = range(first, first + CHUNK)
             unit, own = matrix_product(), _timed(train, numbers)
-            alone, plain = _timed(train_alone, numbers) if shared else own, _timed(backpropagate, numbers)
-            rows.append((unit, own.seconds, alone.seconds, alone.processor, plain.processor))
+            single = _timed(train_single, numbers) if shared else own
+            plain = _timed(backpropagate, numbers)
+            rows.append((unit, own.seconds, single.seconds, single.processor, plain.processor))
             steps += own.steps
         speeds = [_speed(run, theta, samples) for _ in range(5)]
     with one_process():
-        products = _share(single, theta, samples)
-    units, times, times_alone, processor, backpropagation = np.transpose(rows)
+        products = _share(run_single, theta, samples)
+    units, times, times_single, processor, backpropagation = np.transpose(rows)
     chunks = -(-60_000 // run.batch_size) / CHUNK  # of an epoch
     return Cost(
         mm_per_epoch=chunks * median(times) / median(units),
@@ -131,7 +132,7 @@ def measure(experiment: Experiment, samples: Samples, batches: int, warm_up: int
         processor_seconds=chunks * median(processor),
         to_backpropagation=median(processor / backpropagation),
         workers=experiment.training.workers,
-        gain=median(times_alone / times),
+        gain=median(times_single / times),
         steps=float(np.mean(steps)),
         products=products,
         throughput=median(speeds) * median(units) / SIDE**3,

@@ -7,12 +7,11 @@
 The first worker is the calling process. Each has one BLAS thread, because the matrix products of a small
 batch are too short to be shared by threads.
 
-A batch takes as long as its slower part. On two idle cores, two workers train the preset conv 1.6 times as
-fast as one. Half a batch takes 9 % more than half the time of a whole one, because its matrix products are
-smaller. Then, of the time of a batch of 20, the workers compute for 91 %, wait for the slower part for 4 %,
-and send θ and the gradients and take the step of SGD for 5 %. But with another process that keeps one of the
-two cores busy, two workers are only as fast as one: the part on that core takes twice as long, and the other
-one waits for it. The threads of OpenBLAS do so for 0.1 s after a matrix product of several threads.
+A batch takes as long as its slower part. So two workers are less than twice as fast as one (the benchmark
+prints by how much): half a batch takes more than half the time of a whole one, because its matrix products
+are smaller, one worker waits for the other, and θ and the gradients are sent. If another process keeps one of
+two cores busy, two workers gain nothing: the part on that core takes twice as long. The threads of OpenBLAS
+keep it busy for 0.1 s after a matrix product of several threads.
 """
 
 import multiprocessing

@@ -329,12 +329,13 @@ def settle(
     states = [tuple(state)]
     if schedule.per_sample:
         motion, residuals = _settle_each(dynamics, theta, static, motion, steps, schedule, nudge)
-    while len(residuals) < steps and not schedule.per_sample:
-        residuals.append(float(schedule.sweep(dynamics, theta, static, motion, nudge)))
-        if trajectory:
-            states.append(tuple(motion.s[1:]))
-        if schedule.tol and residuals[-1] <= schedule.tol:
-            break
+    else:
+        while len(residuals) < steps:
+            residuals.append(float(schedule.sweep(dynamics, theta, static, motion, nudge)))
+            if trajectory:
+                states.append(tuple(motion.s[1:]))
+            if schedule.tol and residuals[-1] <= schedule.tol:
+                break
     for c in network.recurrent:
         if c.has_switches and c.name not in motion.switches:
             motion.switches[c.name] = c.to_post(theta[c.name], motion.activities[c.pre])[1]
@@ -380,7 +381,6 @@ def _together(parts: Sequence[tuple[Array, _Motion]]) -> _Motion:
     if len(parts) == 1:
         return parts[0][1]
     order = np.argsort(np.concatenate([samples for samples, _ in parts]))
-
     motions = [motion for _, motion in parts]
 
     def join(arrays: Iterable[Array | None]) -> Array:

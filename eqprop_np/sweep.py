@@ -609,7 +609,9 @@ def _minutes(record: Record, epochs: float) -> float:
 
 def _epochs_to(record: Record, error: float | None) -> float:
     """Return the number of epochs until the test error was at most ``error``, or infinity."""
-    reached = [n for n, epoch in enumerate(record["history"], 1) if epoch["test_error"] <= (error or 0)]
+    if error is None:
+        return float("inf")
+    reached = [n for n, epoch in enumerate(record["history"], 1) if epoch["test_error"] <= error]
     return min(reached, default=float("inf"))
 
 

@@ -590,13 +590,13 @@ def test_per_sample_each_sample_moves_as_in_a_batch_of_its_own(
             return relax(dynamics, theta, x[samples], start, steps, nudge=nudge, schedule=schedule)
 
         together = moved(slice(None), replace(batch, per_sample=True))
-        alone = [moved(slice(k, k + 1), batch) for k in range(4)]
-        assert together.steps == max(found.steps for found in alone)
-        assert together.converged == all(found.converged for found in alone)
+        single = [moved(slice(k, k + 1), batch) for k in range(4)]
+        assert together.steps == max(found.steps for found in single)
+        assert together.converged == all(found.converged for found in single)
         for k, residual in enumerate(together.residuals):
-            moving = [found.residuals[k] for found in alone if found.steps > k]
+            moving = [found.residuals[k] for found in single if found.steps > k]
             assert residual == pytest.approx(max(moving), rel=1e-9, abs=1e-12)
-        for k, found in enumerate(alone):
+        for k, found in enumerate(single):
             for a, b in zip(together.state, found.state, strict=True):
                 np.testing.assert_allclose(a[k : k + 1], b, rtol=0, atol=1e-12)
             for a, b in zip(together.activities, found.activities, strict=True):
@@ -615,12 +615,12 @@ def test_per_sample_the_samples_stop_at_different_steps(
     theta, x, _ = draw(network, 6, rng)
     dynamics, schedule = make(network), Alternating(tol=1e-3, per_sample=True)
     x[0] = 0  # this one has less to do
-    alone = [relax(dynamics, theta, x[k : k + 1], schedule=schedule).steps for k in range(6)]
-    assert len(set(alone)) > 1
+    single = [relax(dynamics, theta, x[k : k + 1], schedule=schedule).steps for k in range(6)]
+    assert len(set(single)) > 1
     whole = relax(dynamics, theta, x, schedule=replace(schedule, per_sample=False))
     each = relax(dynamics, theta, x, schedule=schedule)
-    assert whole.steps == each.steps == max(alone)
-    quick = alone.index(min(alone))
+    assert whole.steps == each.steps == max(single)
+    quick = single.index(min(single))
     assert np.abs(whole.state[-1][quick] - each.state[-1][quick]).max() > 0
     assert_same(each.activities[1:], tuple(dynamics.activity(value) for value in each.state))
 

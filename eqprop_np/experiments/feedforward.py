@@ -7,7 +7,7 @@ only, and with the forward weights only:
 
 `descend` is written for speed, because it is a yardstick. It scales the small array ∂L/∂drive by the learning
 rate, not the gradient of the weight, and changes θ in place. Keeping the patches that `im2col` copies in the
-forward pass, for the gradient, would save another 4 % of its time for `conv`, and nothing for dense layers.
+forward pass, for the gradient, would save little of its time for `conv`, and nothing for dense layers.
 """
 
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ from eqprop_np.plots import COLOURS
 from eqprop_np.rules.phases import Phases
 from eqprop_np.samples import Samples
 
-SIDE = "image side"
+IMAGE_SIDE = "image side"
 STEPS = 9  # of the first phase, for the work: about those of both presets after the warm-up
 LONGEST = 400  # T
 WARM_UP = {"p-1h": 300, "conv": 20}  # batches, of which one takes 40 times as long in conv
@@ -68,14 +68,14 @@ VARIATIONS: dict[str, dict[str, Variation]] = {
         "width": Variation((128, 256, 512, 1024, 2048), lambda e, n: e.override(hidden=(n,))),
         "depth": Variation((1, 2, 3), _hidden),
         "batch size": BATCH_SIZE,
-        SIDE: Variation((14, 20, 28, 40, 56), lambda e, n: e),
+        IMAGE_SIDE: Variation((14, 20, 28, 40, 56), lambda e, n: e),
         "workers": WORKERS,
     },
     "conv": {
         "channels": Variation((8, 16, 32, 64), lambda e, n: e.override(channels=(n, 2 * n))),
         "depth": Variation((2, 3, 4), _convolutions),
         "batch size": BATCH_SIZE,
-        SIDE: Variation((16, 20, 28, 40, 56), lambda e, n: e),
+        IMAGE_SIDE: Variation((16, 20, 28, 40, 56), lambda e, n: e),
         "workers": WORKERS,
     },
 }
@@ -133,7 +133,7 @@ def measure_point(
     experiment = VARIATIONS[name][variable].change(base, value).override(free_steps=LONGEST)
     size, workers = experiment.training.batch_size, experiment.training.workers
     chosen = samples[np.arange((1 + warm_up + batches) * size) % len(samples)]
-    if variable == SIDE:
+    if variable == IMAGE_SIDE:
         chosen = Samples(resized(chosen.x, value), chosen.y)
     clock = time.process_time if workers == 1 else time.perf_counter
     dynamics = experiment.build(chosen.x.shape[1:], int(samples.y.max()) + 1)

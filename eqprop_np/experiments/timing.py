@@ -27,7 +27,7 @@ def matrix_product() -> float:
     """Return the time of one 2048³ float32 matrix product on all cores in seconds, the best of five.
 
     The threads of OpenBLAS wait actively for 0.1 s after a product, and would take a core from what is timed
-    next: two workers of conv that begin at once gain a factor of 1.4 in the place of 1.6.
+    next. So this function sleeps until they have stopped.
     """
     a = np.ones((SIDE, SIDE), np.float32)
     b, out, times = a.copy(), a.copy(), []

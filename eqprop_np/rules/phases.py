@@ -145,13 +145,13 @@ def signs_of(rule: Rule) -> Signs:
 
 
 def check_stable(dynamics: Dynamics, phases: Phases, rule: Rule) -> None:
-    """Check that the phases of a rule can converge, for the squared error.
+    """Check that the phases of a rule can converge.
 
-    The leak of real time multiplies a displacement by 1 − ωε at each step. The force β (y − ŷ) of a nudged
-    phase feeds the output back to itself. A step multiplies a displacement of ŷ by −β in discrete time and
-    by 1 − ωε(1 + β) in real time, besides what returns from the other layers. Here ω is 1 if the nudged
-    phase of the rule is synchronous. The force of a readout is bounded, and that of your own cost is not
-    known.
+    The leak of real time multiplies a displacement by 1 − ωε at each step. With the squared error, the force
+    β (y − ŷ) of a nudged phase feeds the output back to itself. A step multiplies a displacement of ŷ by −β
+    in discrete time and by 1 − ωε(1 + β) in real time, besides what returns from the other layers. Here ω is
+    1 if the nudged phase of the rule is synchronous. The force of a readout is bounded, and that of your own
+    cost is not known.
     """
     omega = phases.schedule.omega if isinstance(phases.schedule, Alternating) else 1.0
     if isinstance(dynamics, RealTime) and omega * dynamics.epsilon >= 2:
