@@ -20,13 +20,13 @@ README.md has the map. All public names are available from this module:
 - checks: `check_gradient`, `check_adjoint`, `check_connection`, `check_activation`, `check_cost`
 """
 
+import itertools
 import signal
 import sys
-from itertools import pairwise
 
 if (
     sys.argv[:1] == ["-m"]
-    and any(a == "-m" and b.split(".")[0] == __name__ for a, b in pairwise(sys.orig_argv))
+    and any(a == "-m" and b.split(".")[0] == __name__ for a, b in itertools.pairwise(sys.orig_argv))
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
     # ``python -m eqprop_np.…`` will run a command of this package. Until then Ctrl-C prints no traceback.
