@@ -261,9 +261,9 @@ def _refuse_others(given: Given, what: str, *allowed: str) -> None:
 def _list_presets() -> None:
     for e in EXPERIMENTS.values():
         t, p = e.training, e.phases
-        print(f"{e.name:8} {e.rule}, {e.dynamics}, {e.activation}; hidden: {e.layers}; {t.epochs} epochs")
+        print(f"{e.name:9} {e.rule}, {e.dynamics}, {e.activation}; hidden: {e.layers}; {t.epochs} epochs")
         rates = " ".join(map(str, t.learning_rates))
-        print(f"{'':8} rates {rates}; T {p.free_steps}, K {p.nudged_steps}, β {p.beta}; from {e.source}")
+        print(f"{'':9} rates {rates}; T {p.free_steps}, K {p.nudged_steps}, β {p.beta}; from {e.source}")
 
 
 # ---- configuration, data and dynamics of a run
