@@ -90,7 +90,7 @@ OURS = {  # ω, the tolerance, the estimate, and a bound for the cosine (see bel
     "cvf-2h": (Alternating(1.0, 0.001), "random-sign", 0.92),
     "conv": (Alternating(1.2, 0.03, nudged_tol=0.02, per_sample=True), "centered", 0.80),
 }
-OURS["conv-best"] = (*OURS["conv"][:2], 0.75)
+OURS["conv-best"] = (*OURS["conv"][:2], 0.70)
 
 
 def tiny(**settings: Any) -> Experiment:
