@@ -234,6 +234,7 @@ WHOLE = {
 }  # the older conv
 OPPOSITE = {"psi": 180.0, "epochs": 10}
 READOUT = {"cost": "cross-entropy", "learning_rates": (0.2, 0.05, 0.2)}
+FEW = {"distort": 0.5, "epochs": 4}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
@@ -250,6 +251,15 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "p-2h-readout": READOUT,
     "conv-readout": WHOLE | READOUT,
     "conv-squared-error": WHOLE,
+    "distort05": {"distort": 0.5},
+    "distort1": {"distort": 1.0},
+    "channels128": {"distort": 0.7, "channels": (32, 128)},
+    "readout": READOUT | {"distort": 0.7, "epochs": 24},
+    "few-conv": FEW,
+    "few-channels128": FEW | {"channels": (32, 128)},
+    "few-padding": FEW | {"padding": (0, 2)},
+    "few-rates": FEW | {"learning_rates": (0.4, 0.1, 0.04)},
+    "few-momentum": FEW | {"learning_rates": (0.06, 0.015, 0.006), "momentum": 0.8},
 }
 
 

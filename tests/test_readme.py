@@ -59,6 +59,21 @@ def test_its_errors_are_recorded() -> None:
         assert line in README
 
 
+def test_what_was_tried_on_held_out_images_is_recorded() -> None:
+    held_out = {path.stem for path in (RESULTS / "held-out").glob("*.json")}
+    assert {name for name in held_out if f"`{name}.json`" in README} == held_out
+    for name in ("conv-validation", *sorted(held_out)):
+        run = record(name if name == "conv-validation" else f"held-out/{name}")
+        assert (run["tested_on"], run["seed"]) == ("held-out training images", 0)
+        (line,) = (line for line in README.splitlines() if line.startswith("|") and f" `{name}.json` |" in line)
+        if name.startswith("few-"):
+            assert (run["train_size"], run["epochs"]) == (15_000, 4)
+            assert f" | {run['test_error']:.2f} | " in line
+        else:
+            error = mean(epoch["test_error"] for epoch in run["history"][-3:])
+            assert f" | {run['epochs']} | {error:.2f} | {run['train_error']:.2f} | " in line
+
+
 def test_its_weights_have_their_error() -> None:
     run = record("conv-augment")
     error = f"{run['test_error']:.2f} %"
