@@ -28,7 +28,7 @@ from eqprop_np.dynamics import Dynamics
 from eqprop_np.experiments.console import BadInput, Parser, command, whole
 from eqprop_np.experiments.datasets import DataError, load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
-from eqprop_np.experiments.report import git_commit, write_json
+from eqprop_np.experiments.report import blas, git_commit, write_json
 from eqprop_np.experiments.scaling import VARIATIONS, Point, draw_scaling, exponents, measure_point
 from eqprop_np.experiments.timing import (
     SIDE,
@@ -205,8 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     samples = Samples(dataset.train_images, dataset.train_labels)
     record: dict[str, Any] = {
         "dataset": dataset.name, "git_commit": git_commit(), "cores": os.cpu_count(), "numpy": np.__version__,
+        "blas": blas(),
     }  # fmt: skip
-    print(f"on {dataset.name}")
+    print(f"on {dataset.name}, with {record['blas']}")
     run = _scaling if options.scaling else _presets
     record |= run(samples, options.presets or list(possible), options)
     if options.json is not None:
@@ -250,7 +251,7 @@ def _presets(samples: Samples, names: Sequence[str], options: argparse.Namespace
 
 
 TITLES = (
-    f"{'preset':8} {'mm/epoch':>8} {'s/epoch':>8} {'core s':>7} {'/ backprop':>10} "
+    f"{'preset':9} {'mm/epoch':>8} {'s/epoch':>8} {'core s':>7} {'/ backprop':>10} "
     f"{'workers':>9} {'free steps':>10} {'in products':>11} {'of the peak':>11}"
 )
 
@@ -259,7 +260,7 @@ def _row(name: str, cost: Cost) -> str:
     workers = f"{cost.workers} (×{cost.gain:.2f})" if cost.workers > 1 else "1"
     units = f"{cost.mm_per_epoch:8.0f} {cost.seconds_per_epoch:8.1f} {cost.processor_seconds:7.1f}"
     shares = f"{cost.products:11.0%} {cost.throughput:11.0%}"
-    return f"{name:8} {units} {cost.to_backpropagation:10.1f} {workers:>9} {cost.steps:10.1f} {shares}"
+    return f"{name:9} {units} {cost.to_backpropagation:10.1f} {workers:>9} {cost.steps:10.1f} {shares}"
 
 
 def _compare_dynamics(samples: Samples, batches: int) -> list[dict[str, Any]]:

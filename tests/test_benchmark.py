@@ -14,6 +14,7 @@ from eqprop_np.benchmark import Cost, Timed, main, measure
 from eqprop_np.experiments import timing
 from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.experiments.report import blas
 from eqprop_np.experiments.timing import Batches, matrix_product, multiplications
 from eqprop_np.network import Theta, chain
 from eqprop_np.optimizers import SGD
@@ -57,14 +58,14 @@ def test_it_prints_a_row_for_each_preset(
     assert main(["p-1h", "conv", *options, "--json", str(data / "new" / "record.json")]) == 0
     assert asked == [(EXPERIMENTS[name], 60, 5, 1) for name in ("p-1h", "conv")]
     assert capsys.readouterr().out.splitlines() == [
-        "on bands",
+        f"on bands, with {blas()}",
         "1 mm = 500 ms now",
-        "preset   mm/epoch  s/epoch  core s / backprop   workers free steps in products of the peak",
-        "p-1h         1234      5.3     5.2        2.1         1        9.3         25%         62%",
-        "conv            8     76.5   140.0        8.4 2 (×1.79)       28.0         88%         50%",
+        "preset    mm/epoch  s/epoch  core s / backprop   workers free steps in products of the peak",
+        "p-1h          1234      5.3     5.2        2.1         1        9.3         25%         62%",
+        "conv             8     76.5   140.0        8.4 2 (×1.79)       28.0         88%         50%",
     ]
     record = json.loads((data / "new" / "record.json").read_text("utf-8"))
-    assert record["dataset"] == "bands"
+    assert (record["dataset"], record["blas"]) == ("bands", blas())
     assert record["presets"]["conv"]["to_backpropagation"] == 8.44
     assert record["presets"].keys() == costs.keys()
     assert record["to the letter"] == []

@@ -65,7 +65,9 @@ def test_what_was_tried_on_held_out_images_is_recorded() -> None:
     for name in ("conv-validation", *sorted(held_out)):
         run = record(name if name == "conv-validation" else f"held-out/{name}")
         assert (run["tested_on"], run["seed"]) == ("held-out training images", 0)
-        (line,) = (line for line in README.splitlines() if line.startswith("|") and f" `{name}.json` |" in line)
+        (line,) = (
+            line for line in README.splitlines() if line.startswith("|") and f" `{name}.json` |" in line
+        )
         if name.startswith("few-"):
             assert (run["train_size"], run["epochs"]) == (15_000, 4)
             assert f" | {run['test_error']:.2f} | " in line

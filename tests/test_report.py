@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from eqprop_np.experiments import report
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
-from eqprop_np.experiments.report import Report, describe, records, summarize
+from eqprop_np.experiments.report import Report, blas, describe, records, summarize
 from eqprop_np.optimizers import Exponential, Steps, Warmup
 from eqprop_np.relaxation import Synchronous
 from eqprop_np.rules.vector_field import weight_angle
@@ -289,3 +290,19 @@ def test_a_saturated_run_says_so(
         lines[0][0],
     )
     assert lines[1:] == [[], []]
+
+
+def test_the_blas_is_numpys_with_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SciPy may have a library of its own, which is loaded later, and OpenMP is none."""
+    threads = {"user_api": "openmp", "internal_api": "openmp", "version": None}
+    first, second = (
+        {"user_api": "blas", "internal_api": "openblas", "version": version, "architecture": "Zen"}
+        for version in ("0.3.31", "0.3.27")
+    )
+    for libraries, expected in (
+        ([threads, first, second], "openblas 0.3.31 Zen"),
+        ([{"user_api": "blas", "internal_api": "mkl", "version": None}], "mkl"),
+        ([threads], "unknown"),
+    ):
+        monkeypatch.setattr(report, "threadpool_info", lambda libraries=libraries: libraries)
+        assert blas() == expected

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy
+from threadpoolctl import threadpool_info
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, linear_step
@@ -315,6 +316,7 @@ def summarize(
             "numpy": np.__version__,
             "scipy": scipy.__version__,
             "matplotlib": matplotlib.__version__,
+            "blas": blas(),
         },
         "git_commit": (commits or [git_commit()])[0],
         "git_commits": commits or [git_commit()],
@@ -348,6 +350,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     with replacing(path) as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+
+def blas() -> str:
+    """Return the name, the version and the kernels of the library that makes NumPy's matrix products.
+
+    Speed and rounding depend on its kernels, which it chooses for the processor.
+    """
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            words = (library.get(key) for key in ("internal_api", "version", "architecture"))
+            return " ".join(str(word) for word in words if word)
+    return "unknown"
 
 
 def git_commit() -> str | None:
