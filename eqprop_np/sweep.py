@@ -391,8 +391,8 @@ def _reason(error: Exception) -> str:
     """Return in one line why a point failed."""
     if isinstance(error, BrokenProcessPool):
         return (
-            "its process was killed, perhaps because memory ran out; run the same command again to continue "
-            "from its checkpoint"
+            "its process ended (see its messages above; without any, memory perhaps ran out); run the same "
+            "command again to continue from its checkpoint"
         )
     return " ".join(f"{type(error).__name__}: {error}".split())
 
