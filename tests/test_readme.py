@@ -59,6 +59,23 @@ def test_its_errors_are_recorded() -> None:
         assert line in README
 
 
+def test_its_best_error_is_recorded() -> None:
+    runs = [record(f"conv-best-seed{seed}") for seed in range(2)]
+    errors = ", ".join(f"{last(f'conv-best-seed{seed}', 3):.2f}" for seed in range(2))
+    minutes = ", ".join(f"{run['seconds'] / 60:.0f}" for run in runs)
+    assert f"| conv-best | {runs[0]['epochs']} | {errors} for seeds 0, 1 | {minutes} |" in README
+    assert (
+        f"The mean of the two is {mean(last(f'conv-best-seed{seed}', 3) for seed in range(2)):.3f} %." in FLAT
+    )
+    assert f"| conv-best | {runs[0]['epochs']} | {errors} for seeds 0, 1, mean of the last three " in README
+    error = f"{runs[0]['test_error']:.2f} %"
+    assert (
+        f"conv-best on mnist: test error {error} (recorded after epoch {runs[0]['epochs']}: {error})"
+        in README
+    )
+    assert {(run["tested_on"], run["train_size"]) for run in runs} == {("test set", 60_000)}
+
+
 def test_what_was_tried_on_held_out_images_is_recorded() -> None:
     held_out = {path.stem for path in (RESULTS / "held-out").glob("*.json")}
     assert {name for name in held_out if f"`{name}.json`" in README} == held_out
