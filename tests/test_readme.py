@@ -74,6 +74,11 @@ def test_its_best_error_is_recorded() -> None:
         in README
     )
     assert {(run["tested_on"], run["train_size"]) for run in runs} == {("test set", 60_000)}
+    glyphs = record("conv-best-glyphs")
+    size, epochs, error = glyphs["train_size"], glyphs["epochs"], glyphs["test_error"]
+    assert (
+        f"(`--data glyphs --train-size {size} --epochs {epochs}`) the same recipe has {error:.2f} %" in FLAT
+    )
 
 
 def test_what_was_tried_on_held_out_images_is_recorded() -> None:
@@ -206,7 +211,7 @@ def test_records_are_of_committed_code_and_mnist() -> None:
         if path.name == "summary.json" or path.parent.name == "angles":  # of a sweep
             continue
         run = json.loads(path.read_text("utf-8"))
-        assert run["dataset"] == "mnist", path
+        assert run["dataset"] == ("glyphs (not MNIST)" if path.stem.endswith("-glyphs") else "mnist"), path
         assert re.fullmatch(r"[0-9a-f]{40}", run["git_commit"]), path
 
 
