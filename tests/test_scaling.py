@@ -13,6 +13,7 @@ from eqprop_np import benchmark
 from eqprop_np.experiments import scaling
 from eqprop_np.experiments.datasets import load
 from eqprop_np.experiments.presets import EXPERIMENTS, Experiment
+from eqprop_np.experiments.report import blas
 from eqprop_np.experiments.scaling import (
     VARIATIONS,
     Point,
@@ -177,7 +178,7 @@ def test_the_command_prints_draws_and_records(
     assert asked == [("p-1h", variable, n, 60, None, None) for variable, n in values]
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "on bands",
+        f"on bands, with {blas()}",
         "p-1h, per sample:        µs        kB 10⁶ mult.  steps",
         "width        128      1280     32768      3.00    1.0",
     ]
