@@ -38,6 +38,8 @@ def test_its_errors_are_recorded() -> None:
     assert bptt["epochs"] == first["epochs"]
     conv = ", ".join(f"{last(f'conv-seed{seed}', 3):.2f}" for seed in range(2))
     assert f"| conv | 12 | {conv} for seeds 0, 1, " in README
+    eb = ", ".join(f"{last(f'paper/eb-1h-seed{seed}', 5):.2f}" for seed in range(3))
+    assert f"| eb-1h | 30 | {eb} for seeds 0, 1, 2, mean of the last five epochs |" in README
     raw, averaged = (
         [f"{last(f'conv-validation{name}', 3, key):.2f}" for name in ("", "-exponential")]
         for key in ("test_error", "average_test_error")
