@@ -676,7 +676,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_integer("--workers", workers, least=1)
     source = "auto" if options.data is None else options.data
     executor = OwnProcesses(workers)
-    with _sigterm_raises():
+    with _interrupted_once():
         try:
             points = _resolve(_chosen(options), source, options.train_size, progress=True)
             failed = sweep(points, options.out, executor)
@@ -689,16 +689,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does. In a thread, which cannot handle signals, do nothing."""
+def _interrupted_once() -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and ignore the next ones.
+
+    The first one ends the processes. A second one must not end this work, because Python waits at its exit
+    for the processes that are left. In a thread, which cannot handle signals, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupted = False
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> Parser:

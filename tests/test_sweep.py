@@ -718,6 +718,27 @@ def test_ctrl_c_while_a_run_starts_prints_one_line(tmp_path: Path) -> None:
     assert (running.returncode, err) == (130, "interrupted; run the same command again to continue\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_does_not_stop_the_end_of_the_processes(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Python waits at its exit for each process that is left, so the command would hang."""
+    ended = []
+
+    def end(executor: OwnProcesses) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        ended.append(executor)
+
+    monkeypatch.setattr(OwnProcesses, "end", end)
+    monkeypatch.setattr(sweep, "sweep", lambda *arguments: signal.raise_signal(number))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["p-1h", "--data", "glyphs", "--out", str(tmp_path)]) == 130
+    assert len(ended) == 1
+    assert capsys.readouterr().err == "interrupted; run the same command again to continue\n"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
 def start(out: Path, **environment: str) -> subprocess.Popen[str]:
     """Start a sweep that does not end by itself, in a process group of its own."""
     options = ["--data", "glyphs", "--train-size", "40", "--epochs", "100000", "--out", str(out)]
