@@ -256,7 +256,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "channels128": {"distort": 0.7, "channels": (32, 128)},
     "readout": READOUT | {"distort": 0.7, "epochs": 24},
     "conv-best-glyphs": {"epochs": 10},
-    "eb-1h-authors-code-seed0": {"authors_code": True},
     "few-conv": FEW,
     "few-channels128": FEW | {"channels": (32, 128)},
     "few-padding": FEW | {"padding": (0, 2)},
@@ -270,9 +269,14 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
     """Each run had one process, which gives the same result as several up to rounding."""
     configuration = Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])
     options = OPTIONS.get(path.stem, {})
-    if path.parent.name == "fig1c":
+    if path.parent.name in (
+        "fig1c",
+        "paper",
+    ):  # the name tells the settings
         angle = re.search(r"-([\d.]+)deg-", path.stem)
-        options = {"epochs": 30, "psi": float(angle[1]) if angle else None}
+        options = {"psi": float(angle[1]) if angle else None, "authors_code": "authors-code" in path.stem}
+        if path.parent.name == "fig1c":
+            options["epochs"] = 30
     preset = EXPERIMENTS[configuration.experiment.name]
     assert configuration.experiment == preset.override(**{"workers": 1} | options)
     assert (configuration.digests == tuple(SHA256.values())) == (configuration.dataset == "mnist")
