@@ -17,7 +17,7 @@ from estimators import (
     steady_state,
 )
 
-from eqprop_np.activations import tanh
+from eqprop_np.activations import hard_sigmoid, tanh
 from eqprop_np.dynamics import DiscreteTime, RealTime, linearize
 from eqprop_np.network import chain
 from eqprop_np.relaxation import Alternating, Synchronous
@@ -135,6 +135,25 @@ def test_the_free_phase_may_converge_where_lambda_does_not() -> None:
         update = implicit_gradient(dynamics, theta, x, y, phases)
     assert update.free.residuals[-1] <= 1e-12
     assert not update.free.converged
+
+
+def test_a_sample_whose_lambda_grows_is_left_out() -> None:
+    """A chain x → 1 neuron ⇄ 1 neuron with w = 1.02, where λ grows if σ′ = 1, and is ℓ_s if σ′ = 0."""
+    dynamics = DiscreteTime(chain([1, 1, 1]), hard_sigmoid)
+    theta = {
+        "w0-1": np.ones((1, 1)),
+        "w1-2": np.full((1, 1), 1.02),
+        "b1": np.zeros(1),
+        "b2": np.full(1, -0.01),
+    }
+    x, steady = np.array([[-0.01], [2.0], [-2.0]]), np.array([[0.5], [1.0], [0.0]])
+    F = linearize(dynamics, theta, x, (steady, steady))
+    loss_s = (np.zeros((3, 1)), steady - 0.3)
+    with pytest.warns(RuntimeWarning, match="for 1 of 3 samples, which the gradient leaves out"):
+        lam, converged = adjoint(F, loss_s, 1e-12, 1000)
+    assert not converged
+    np.testing.assert_array_equal(lam[0], 0)
+    np.testing.assert_array_equal(lam[1], [[0], [0.7], [-0.3]])
 
 
 def test_more_iterations_are_needed_as_the_spectral_radius_nears_1() -> None:

@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 
 from eqprop_np.activations import Array
+from eqprop_np.connections import flat
 from eqprop_np.dynamics import Dynamics, LinearStep, linear_step
 from eqprop_np.network import State, Theta
 from eqprop_np.rules.bptt import loss_gradient
@@ -44,7 +45,8 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
     Returns
     -------
     Update
-        Its ``free.converged`` says whether both the first phase and λ have converged.
+        Its ``free.converged`` says whether both the first phase and λ have converged. A sample whose λ has
+        not converged counts as zero in the mean over the batch, because λ may grow without bound.
 
     Raises
     ------
@@ -79,7 +81,8 @@ def implicit_gradient(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phas
 def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State, bool]:
     """Return λ = (I − Jᵀ)⁻¹ ℓ_s, and whether it has converged, by iterating λ ← Jᵀ λ + ℓ_s.
 
-    Each iteration contracts by the spectral radius of J, as a synchronous free step does near s_*.
+    Each iteration contracts by the spectral radius of J, as a synchronous free step does near s_*. Where
+    this is 1 or more, λ has no limit. A sample whose λ has not converged gets λ = 0.
 
     Parameters
     ----------
@@ -94,19 +97,26 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
         The largest number of iterations.
     """
     tol = tol or float(32 * np.finfo(loss_s[-1].dtype).eps)
-    lam, change, size, iterations = loss_s, np.inf, 0.0, 0
-    while change > tol * size and np.isfinite(size) and iterations < limit:
+    lam, changes, sizes, iterations = loss_s, np.array([np.inf]), np.zeros(1), 0  # the largest of each sample
+    while changes.max() > tol * sizes.max() and np.isfinite(sizes.max()) and iterations < limit:
         new = tuple(a + b for a, b in zip(F.vjp(lam), loss_s, strict=True))  # λ ← Jᵀ λ + ℓ_s
-        change = float(np.max([np.abs(a - b).max() for a, b in zip(new, lam, strict=True)]))
-        size = float(np.max([np.abs(a).max() for a in new]))
+        changes, sizes = _largest(tuple(a - b for a, b in zip(new, lam, strict=True))), _largest(new)
         lam, iterations = new, iterations + 1
-    converged = change <= tol * size < np.inf
+    converged = bool(changes.max() <= tol * sizes.max() < np.inf)
     if not converged:
+        lost = ~((changes <= tol * sizes) & (sizes < np.inf))  # also where it is NaN
         warnings.warn(
-            f"λ has not converged: it still changes by {change:.1e} after {iterations} iterations, and its "
-            f"largest entry is {size:.1e}: allow more free steps (λ takes up to 10 for each), a larger "
-            "tol, or weights with which the synchronous step contracts",
+            f"λ has not converged for {lost.sum()} of {len(lost)} samples, which the gradient leaves out: it "
+            f"still changes by {changes.max():.1e} after {iterations} iterations, and its largest entry is "
+            f"{sizes.max():.1e}: allow more free steps (λ takes up to 10 for each), a larger tol, or weights "
+            "with which the synchronous step contracts",
             RuntimeWarning,
             stacklevel=5,  # the line that called the rule
         )
+        lam = tuple(np.where(lost.reshape(-1, *[1] * (a.ndim - 1)), 0, a) for a in lam)
     return lam, converged
+
+
+def _largest(state: State) -> Array:
+    """Return the largest absolute entry of each sample."""
+    return np.max([np.abs(flat(layer)).max(1) for layer in state], axis=0)
