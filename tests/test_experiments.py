@@ -234,7 +234,13 @@ WHOLE = {
 }  # the older conv
 OPPOSITE = {"psi": 180.0, "epochs": 10}
 READOUT = {"cost": "cross-entropy", "learning_rates": (0.2, 0.05, 0.2)}
+IMPLICIT = {"rule": "implicit", "free_steps": 100}
 FEW = {"distort": 0.5, "epochs": 4}
+THREE_LAYERS = {
+    "channels": (32, 64, 128),
+    "free_steps": 60,
+    "learning_rates": (0.2, 0.05, 0.05, 0.02),
+}
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
@@ -244,8 +250,8 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "conv-augment2-slow": WHOLE | DECAY["slow"] | {"epochs": 36, "augment": 2},
     "conv-validation": {"average": 0.999},
     "conv-validation-exponential": {"average": 0.999, "rate_schedule": Exponential(0.87)},
-    "implicit-180deg-30steps": OPPOSITE | {"rule": "implicit"},
-    **{f"implicit-180deg-seed{k}": OPPOSITE | {"rule": "implicit", "free_steps": 100} for k in range(3)},
+    "implicit-180deg-30steps": {"psi": 180.0, "rule": "implicit"},
+    **{f"implicit-180deg-seed{k}": OPPOSITE | IMPLICIT for k in range(3)},
     **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
     **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
     "p-2h-readout": READOUT,
@@ -256,11 +262,23 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     "channels128": {"distort": 0.7, "channels": (32, 128)},
     "readout": READOUT | {"distort": 0.7, "epochs": 24},
     "conv-best-glyphs": {"epochs": 10},
+    "conv-best-readout": READOUT | {"epochs": 12},
+    "conv-best-readout-implicit": READOUT | IMPLICIT | {"epochs": 12},
     "few-conv": FEW,
+    "few-conv-haswell": FEW,
     "few-channels128": FEW | {"channels": (32, 128)},
     "few-padding": FEW | {"padding": (0, 2)},
     "few-rates": FEW | {"learning_rates": (0.4, 0.1, 0.04)},
     "few-momentum": FEW | {"learning_rates": (0.06, 0.015, 0.006), "momentum": 0.8},
+    "few-kernel3": FEW | {"kernel": 3, "padding": 1},
+    "few-dense": FEW | {"hidden": (128,), "learning_rates": (0.2, 0.05, 0.02, 0.02)},
+    "few-three-layers3": FEW | THREE_LAYERS | {"kernel": (3, 3, 4), "padding": (1, 1, 0)},
+    "few-three-layers5": FEW | THREE_LAYERS | {"kernel": (5, 5, 3), "padding": (0, 0, 1)},
+    "few-readout": FEW | READOUT,
+    "few-dense-readout": FEW | READOUT | {"hidden": (128,), "learning_rates": (0.2, 0.05, 0.02, 0.2)},
+    "few-implicit": FEW | IMPLICIT,
+    "few-readout-implicit": FEW | READOUT | IMPLICIT,
+    "few-readout-implicit-half": FEW | READOUT | IMPLICIT | {"learning_rates": (0.1, 0.025, 0.1)},
 }
 
 
