@@ -5,7 +5,8 @@ import io
 import json
 import re
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import pairwise, product
+from math import isfinite
 from pathlib import Path
 from statistics import correlation, mean
 
@@ -68,6 +69,21 @@ def test_the_papers_results_are_those_of_the_records() -> None:
     assert sweep.table(lists["table"], RESULTS / "paper") in README
     names = {sweep._name(run.experiment, run.seed) for runs in lists.values() for run in runs}
     assert {path.stem for path in (RESULTS / "paper").glob("*.json")} <= names
+
+
+def test_the_factor_in_training_time_is_recorded() -> None:
+    runs = {name: [record(f"paper/{name}-seed{seed}") for seed in range(3)] for name in ("p-1h", "eb-1h")}
+    epochs, minutes = {}, {}
+    for name, error in product(runs, (2.2, 2.1)):
+        needed = [sweep._epochs_to(run, error) for run in runs[name]]
+        times = [n * epoch_time(run) for n, run in zip(needed, runs[name], strict=True) if isfinite(n)]
+        epochs[name, error], minutes[name, error] = ", ".join(map(str, needed)), mean(times)
+    discrete, real = epochs["p-1h", 2.2], epochs["eb-1h", 2.2]
+    assert f"after {discrete} epochs (p-1h, seeds 0, 1, 2) and {real} epochs (eb-1h)" in FLAT
+    factors = {error: minutes["eb-1h", error] / minutes["p-1h", error] for error in (2.2, 2.1)}
+    assert f"a factor of {factors[2.2]:.1f} in time. At most 2.1 % takes {epochs['p-1h', 2.1]} epochs" in FLAT
+    assert epochs["eb-1h", 2.1] == "19, inf, inf"
+    assert f"after 19, which is {factors[2.1]:.1f} times as long" in FLAT
 
 
 def test_its_best_error_is_recorded() -> None:
