@@ -287,10 +287,7 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
     """Each run had one process, which gives the same result as several up to rounding."""
     configuration = Configuration.from_json(json.loads(path.read_text("utf-8"))["configuration"])
     options = OPTIONS.get(path.stem, {})
-    if path.parent.name in (
-        "fig1c",
-        "paper",
-    ):  # the name tells the settings
+    if path.parent.name in ("fig1c", "paper"):  # the name tells the settings
         angle = re.search(r"-([\d.]+)deg-", path.stem)
         options = {"psi": float(angle[1]) if angle else None, "authors_code": "authors-code" in path.stem}
         if path.parent.name == "fig1c":
