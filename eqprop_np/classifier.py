@@ -5,7 +5,8 @@ import it: write ``from eqprop_np.classifier import EPClassifier``.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from eqprop_np.network import chain
 from eqprop_np.optimizers import SGD, Adam, Optimizer
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules import RULES, LearningRule, learning_rule
-from eqprop_np.rules.phases import Estimate, Phases, Rule, free_phase
+from eqprop_np.rules.phases import Estimate, Phases, Rule, check_stable, free_phase
 from eqprop_np.rules.vector_field import untied
 from eqprop_np.samples import FAR
 from eqprop_np.training import EVALUATION_BATCH, Diverged, Progress, fit
@@ -150,9 +151,10 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
             If a parameter of the network is no longer finite.
         """
         check_integer("epochs", self.epochs, least=1)
-        X, y = self._check_samples(X, y, reset=True)
-        self._begin(X, np.unique(y))
-        return self._train(X, y, self.epochs)
+        with self._kept_if_refused():
+            X, y = self._check_samples(X, y, reset=True)
+            self._begin(X, np.unique(y))
+            return self._train(X, y, self.epochs)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> "EPClassifier":
         """Train for one epoch on these samples, in addition to those before, and return the classifier.
@@ -179,12 +181,13 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
         known = self.classes_ if classes is None else np.unique(np.asarray(classes))
         if not first and not np.array_equal(known, self.classes_):
             raise ValueError(f"classes must be those of the first call, {self.classes_}, got {known}")
-        X, y = self._check_samples(X, y, reset=first)
-        if len(unknown := np.setdiff1d(y, known)):
-            raise ValueError(f"the labels must be among the classes {known}, got {unknown[0]}")
-        if first:
-            self._begin(X, known)
-        return self._train(X, y, 1)
+        with self._kept_if_refused():
+            X, y = self._check_samples(X, y, reset=first)
+            if len(unknown := np.setdiff1d(y, known)):
+                raise ValueError(f"the labels must be among the classes {known}, got {unknown[0]}")
+            if first:
+                self._begin(X, known)
+            return self._train(X, y, 1)
 
     def predict(self, X: Any) -> Array:
         """Return the class of each sample, shape (N,).
@@ -216,6 +219,16 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
 
     # ---- the parts of training and prediction
 
+    @contextmanager
+    def _kept_if_refused(self) -> Iterator[None]:
+        """Leave the classifier as it was if an argument is refused."""
+        before = dict(vars(self))
+        try:
+            yield
+        except (TypeError, ValueError):
+            self.__dict__ = before
+            raise
+
     def _check_samples(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
         """Return X as floats, shape (N, features), and y as labels, shape (N,)."""
         X, y = validate_data(self, _flat(X), y, dtype=[np.float64, np.float32], reset=reset)
@@ -245,7 +258,9 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
     def _train(self, X: Array, y: Array, epochs: int) -> "EPClassifier":
         """Train for some more epochs."""
         rule, optimizer, phases = self._settings()
+        check_stable(self.dynamics_, phases, rule.function)  # before the scaler counts the samples
         progress = self.progress_
+        progress.abandon_epoch()  # an interrupted one, of other samples
         if progress.optimizer_state.keys() != (state := optimizer.init(progress.theta)).keys():
             progress.optimizer_state = state  # the user has changed the optimizer
         if self.scaler_ is not None:

@@ -96,6 +96,9 @@ class DiscreteTime(_Parts):
     keeps_state = False
     """A layer's next state does not depend on its own state, except through the nudge."""
 
+    clamp = False
+    """The activation bounds the states."""
+
     nudge_scale = 1.0
     """The β of Eqs. (1), (2) and (7) in units of the nudge's β."""
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -25,11 +25,15 @@ else:
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file that replaces ``path`` when it is complete.
+    """Open a temporary file that replaces ``path``, or the file that it links to, when it is complete.
 
     Text is UTF-8. An `OSError`, for example of a full disk, names ``path``. The temporary file is locked, so
     that a later call for the same path can tell and remove those that a killed process has left.
     """
+    if path.is_symlink():
+        path = path.resolve()
+    if is_irregular(path) and not path.is_dir():  # the operating system refuses to replace a directory
+        raise OSError(f"{path}: this is not a regular file; choose another one")
     _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{secrets.randbits(60)}")
     # A file name that is not valid UTF-8 has code points that UTF-8 cannot encode, but JSON can escape.
@@ -82,7 +86,7 @@ def read_text(path: Path) -> str:
     return path.read_text("utf-8")
 
 
-def write_arrays(path: Path, **arrays: Any) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays into one ``.npz`` file without pickle. The file is complete or not changed."""
     for name, array in arrays.items():
         if array.dtype.hasobject:  # savez has allow_pickle only since NumPy 2.1

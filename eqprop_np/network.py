@@ -13,6 +13,7 @@ An *untied* network has two weights for a connection between free layers: "w1-2"
 and "w2-1", of the same shape, for the drive to layer 1. Its drives are not the derivative of any Φ.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, reduce
@@ -181,18 +182,15 @@ class Network:
             If there are no such groups, because the graph has a cycle of odd length.
         """
         group: dict[int, int] = {}
-
-        def assign(n: int, k: int) -> None:
-            if n not in group:
-                group[n] = k
-                for c in self.recurrent:
-                    if n in (c.pre, c.post):
-                        assign(c.pre + c.post - n, 1 - k)
-            elif group[n] != k:
-                raise ValueError("the graph has a cycle of odd length: use the schedule Synchronous()")
-
-        for n in self.layers:
-            assign(n, group.get(n, 0))
+        for start in self.layers:
+            pending = [(start, group.get(start, 0))]
+            while pending:
+                n, k = pending.pop()
+                if n not in group:
+                    group[n] = k
+                    pending += [(c.pre + c.post - n, 1 - k) for c in self.recurrent if n in (c.pre, c.post)]
+                elif group[n] != k:
+                    raise ValueError("the graph has a cycle of odd length: use the schedule Synchronous()")
         both = (tuple(n for n in self.layers if group[n] == k) for k in (0, 1))
         return tuple(layers for layers in both if layers)
 
@@ -237,8 +235,8 @@ class Network:
         {'w0-1': (4, 8), 'w1-2': (8, 3), 'b1': (8,), 'b2': (3,)}
         """
         check_kind("rng", rng, np.random.Generator, "a random generator such as np.random.default_rng(0)")
-        if np.dtype(dtype).kind not in "fc":
-            raise TypeError(f"dtype must be a floating-point type such as np.float32, got {np.dtype(dtype)}")
+        if np.dtype(dtype).type not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be np.float32 or np.float64, got {np.dtype(dtype)}")
         if not is_number(psi) or not 0 <= psi <= 180 or (psi and self.tied):
             raise ValueError(
                 f"psi must be from 0 to 180 degrees, and 0 for tied weights, got {describe(psi)}"
@@ -501,6 +499,11 @@ def plus(a: State, b: State) -> State:
     return tuple(p + q for p, q in zip(a, b, strict=True))
 
 
+def is_weight(name: str) -> bool:
+    """Return whether a parameter is a weight. The others are the biases "b1", "b2", … and "b-readout"."""
+    return re.fullmatch(r"b(\d+|-readout)", name) is None
+
+
 def _check_graph(network: Network) -> None:
     """Raise an error if the connections, the shapes and the names do not fit together."""
     shapes = network.shapes
@@ -514,6 +517,11 @@ def _check_graph(network: Network) -> None:
     for c in network.connections:
         check_kind("a connection", c, Connection, "a Dense, a ConvPool or another eqprop_np.Connection")
         check_kind("the name of a connection", c.name, str, 'a string such as "w0-1"')
+        if "/" in c.name or c.name in ("meta", "file") or not is_weight(c.name):
+            raise ValueError(
+                f"{c.name!r} cannot be the name of a connection, because a bias or a part of a file of "
+                'parameters may have it: choose a name such as "w0-1"'
+            )
         if not (is_integer(c.pre) and is_integer(c.post) and 0 <= c.pre < c.post < len(shapes)):
             raise ValueError(
                 f"connection {c.name} leads from layer {c.pre} to {c.post}, but it must lead "

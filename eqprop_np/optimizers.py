@@ -8,7 +8,6 @@ A rate schedule maps the epoch, counted from 0, to a factor on every learning ra
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ import numpy as np
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import as_python, check_integer, describe, is_number
-from eqprop_np.network import Theta
+from eqprop_np.network import Theta, is_weight
 
 OptimizerState = dict[str, Array]
 
@@ -72,6 +71,8 @@ class SGD:
         _check_rates(self.learning_rates)
         check_range("momentum", self.momentum, 0, 1)
         check_range("weight_decay", self.weight_decay, 0, math.inf)
+        for name in ("momentum", "weight_decay"):  # a NumPy number would change the dtype of θ
+            object.__setattr__(self, name, as_python(getattr(self, name)))
 
     @property
     def is_plain(self) -> bool:
@@ -132,6 +133,8 @@ class Adam:
         check_range("beta2", self.beta2, 0, 1)
         check_range("weight_decay", self.weight_decay, 0, math.inf)
         _check_positive("epsilon", self.epsilon)
+        for name in ("beta1", "beta2", "epsilon", "weight_decay"):
+            object.__setattr__(self, name, as_python(getattr(self, name)))
 
     def init(self, theta: Theta) -> OptimizerState:
         """Return the running means m and v of each parameter, and the number of steps t."""
@@ -170,11 +173,6 @@ def rates_of(learning_rates: float | Mapping[str, float], names: Mapping[str, An
             f"learning_rates must have the parameters {', '.join(names)}, got {', '.join(learning_rates)}"
         )
     return {name: float(rate) for name, rate in learning_rates.items()}
-
-
-def is_weight(name: str) -> bool:
-    """Return whether a parameter is a weight. The others are the biases "b1", "b2", …"""
-    return re.fullmatch(r"b\d+", name) is None
 
 
 def _descended(w: Array, rate: float, direction: Array) -> Array:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_integer
+from eqprop_np.checks import check_integer, check_kind
 from eqprop_np.relaxation import Relaxation
 from eqprop_np.training import Progress, confusion_matrix
 
@@ -87,6 +87,7 @@ def plot_learning_curves(progress: Progress, axes: Axes | None = None) -> Axes:
     ValueError
         If no epoch is complete.
     """
+    check_kind("progress", progress, Progress, "a Progress, such as fit returns")
     if not progress.epoch:
         raise ValueError("the progress must have at least one complete epoch to plot, got 0")
     axes = _new_axes((4.5, 3)) if axes is None else axes
@@ -174,8 +175,8 @@ def plot_worst_errors(
     Raises
     ------
     ValueError
-        If the shapes do not fit each other, if rows are not the pixels of a square, or if ``count`` is not
-        a positive integer.
+        If the shapes do not fit each other, if a label is not an index of an output, if rows are not the
+        pixels of a square, or if ``count`` is not a positive integer.
     """
     check_integer("count", count, least=1)
     pictures, labels, outputs = _pictures(np.asarray(images)), np.asarray(labels), np.asarray(outputs)
@@ -184,6 +185,11 @@ def plot_worst_errors(
             "images, labels (N,) and outputs (N, classes) must have one entry for each sample, got shapes "
             f"{np.shape(images)}, {labels.shape} and {outputs.shape}"
         )
+    if not np.isin(labels, range(outputs.shape[1])).all():
+        raise ValueError(
+            f"labels must be integers from 0 to {outputs.shape[1] - 1}, got {labels.min()} to {labels.max()}"
+        )
+    labels = labels.astype(np.int64)
     predictions = outputs.argmax(axis=1)
     samples = np.arange(len(labels))
     excess = outputs[samples, predictions] - outputs[samples, labels]

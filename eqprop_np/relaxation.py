@@ -14,7 +14,7 @@ from eqprop_np.activations import Array
 from eqprop_np.checks import as_python, check_integer, check_kind, describe, is_number
 from eqprop_np.connections import flat
 from eqprop_np.dynamics import Dynamics, Nudge, check_arguments, check_nudge, one_step, output_force
-from eqprop_np.network import Activities, InputDrive, Snapshot, State, Switches, Theta
+from eqprop_np.network import Activities, InputDrive, Network, Snapshot, State, Switches, Theta
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,8 @@ class Alternating:
                     new -= old
                     new *= self.omega
                     new += old
+                    if dynamics.clamp:
+                        np.clip(new, 0, 1, out=new)
                 if remaining:
                     changes.append(remaining * _largest_change(new, old, self.per_sample))
                 motion.s[n], motion.activities[n] = new, dynamics.activity(new)
@@ -229,6 +231,15 @@ class Alternating:
 
 
 Schedule = Synchronous | Alternating
+
+
+def tight_schedule(network: Network, tol: float) -> Schedule:
+    """Return the schedule that finds a steady state with the most certainty: alternating, if there is one."""
+    try:
+        network.groups  # noqa: B018
+    except ValueError:  # a graph with a cycle of odd length
+        return Synchronous(tol=tol)
+    return Alternating(tol=tol)
 
 
 def _largest_change(new: Array, old: Array, per_sample: bool = False) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Array
+from eqprop_np.checks import describe
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.network import Network
 
@@ -23,7 +24,7 @@ class Samples:
     Attributes
     ----------
     x : ndarray, shape (N, …)
-        Floats, or bytes, which `batch` scales to [0, 1].
+        Floats, or bytes, which `inputs` scales to [0, 1].
     y : ndarray, shape (N,) or (N, classes)
         Labels, or targets.
     """
@@ -67,15 +68,12 @@ def check_samples(dynamics: Dynamics, X: Any, y: Any, what: str = "X", every_cla
         If they do not fit the network, are not finite, or if a label is out of range. With
         ``every_class``, if a class has no sample.
     """
-    x, shape = check_inputs(dynamics.network, X, what), dynamics.target_shape
+    x, classes = check_inputs(dynamics.network, X, what), number_of_classes(dynamics)
     y = _as_array("y", y)
-    if len(shape) != 1:
-        raise ValueError(f"the output must be a layer of classes, but its shape is {shape}")
     if y.ndim == 0 or len(y) != len(x):
         raise ValueError(
             f"y must have one entry for each of the {len(x)} samples of {what}, got shape {y.shape}"
         )
-    (classes,) = shape
     if y.ndim == 1:
         return Samples(x, _check_labels(y, classes, every_class))
     if y.shape[1:] != (classes,):
@@ -85,6 +83,16 @@ def check_samples(dynamics: Dynamics, X: Any, y: Any, what: str = "X", every_cla
     if not np.isfinite(y).all():
         raise ValueError("y must be finite, but it contains NaN or infinity")
     return Samples(x, y)
+
+
+def number_of_classes(dynamics: Dynamics) -> int:
+    """Return the number of outputs, or raise a ValueError if they do not stand for classes."""
+    shape = dynamics.target_shape
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(
+            f"the output must be a layer of at least 2 neurons, one for each class, but its shape is {shape}"
+        )
+    return shape[0]
 
 
 def _check_labels(y: Array, classes: int, every_class: bool) -> Array:
@@ -132,10 +140,15 @@ def check_inputs(network: Network, X: Any, what: str = "X") -> Array:
 
 
 def _as_array(what: str, values: Any) -> Array:
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array: remove or fill the masked samples first")
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except ValueError:
         raise ValueError(f"{what} must be an array, got rows of different lengths") from None
+    if array.dtype == object and array.ndim == 0:  # for example a sparse matrix
+        raise TypeError(f"{what} must be an array, got {describe(values)}: convert it, as with .toarray()")
+    return array
 
 
 def _size(x: Array) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from eqprop_np.activations import Activation, Array
+from eqprop_np.checks import check_kind
 from eqprop_np.connections import Connection
 from eqprop_np.costs import Cost
 
@@ -212,16 +213,26 @@ def check_activation(sigma: Activation, low: float = -2.0, high: float = 3.0) ->
 def check_cost(cost: Cost, classes: int = 3, batch: int = 2) -> None:
     """Check the derivative of a cost at a random output and a one-hot target.
 
+    Parameters
+    ----------
+    cost : Cost
+        A plain cost; that of a readout is ``readout.at(theta)``.
+    classes, batch : int
+        The numbers of outputs and of samples.
+
     Raises
     ------
     AssertionError
         With the numbers, if something disagrees.
+    TypeError
+        If ``cost`` is of another kind.
 
     Examples
     --------
     >>> from eqprop_np.costs import squared_error
     >>> check_cost(squared_error)
     """
+    check_kind("cost", cost, Cost, "a Cost; that of a readout is readout.at(theta)")
     rng = np.random.default_rng(0)
     output, target = rng.uniform(0.1, 0.9, (batch, classes)), np.eye(classes)[np.arange(batch) % classes]
     assert cost.value(output, target).shape == (batch,), "value must return one number for each sample"

@@ -34,12 +34,12 @@ from eqprop_np.optimizers import (
     rates_of,
 )
 from eqprop_np.processes import SharedRule, output
-from eqprop_np.relaxation import Alternating, Schedule, Synchronous
+from eqprop_np.relaxation import tight_schedule
 from eqprop_np.rules import LearningRule, learning_rule
 from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import Phases, Rule, Update, check_stable, free_phase, require_plain_cost
 from eqprop_np.rules.vector_field import weight_angle
-from eqprop_np.samples import Samples, check_inputs, check_samples, warn_if_far
+from eqprop_np.samples import Samples, check_inputs, check_samples, number_of_classes, warn_if_far
 
 EVALUATION_BATCH = 250
 DELAY = 0.5  # seconds before the progress of an evaluation is shown
@@ -76,6 +76,8 @@ class Progress:
         The generator's state at the beginning of the current epoch.
     epoch, batch : int
         The complete epochs, and the complete batches of the next epoch.
+    size, batch_size : int
+        The number of samples, and of those in a batch, in the last epoch; 0 if that is not known.
     errors, steps, converged : number
         In the current epoch: wrong predictions, steps of the first phases, and first phases that converged
         (None if an older file did not count them).
@@ -98,6 +100,8 @@ class Progress:
     errors: int = 0
     steps: float = 0.0
     converged: int | None = 0
+    size: int = 0
+    batch_size: int = 0
     seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
     average: Theta = field(default_factory=dict)
@@ -117,6 +121,10 @@ class Progress:
         """Replace attributes in one operation, which an interrupt cannot divide."""
         vars(self).update(attributes)
 
+    def abandon_epoch(self) -> None:
+        """Forget the counts of an incomplete epoch, so that `fit` begins it again. θ stays as it is."""
+        self.commit(batch=0, errors=0, steps=0.0, converged=0)
+
     @classmethod
     def begin(
         cls,
@@ -132,6 +140,7 @@ class Progress:
         ``dtype`` is that of the parameters and of all computation, np.float32 or np.float64. ``psi`` is the
         angle between forward and backward weights of an untied network, in degrees.
         """
+        check_kind("network", network, Network | Dynamics, "a Network or DiscreteTime(...) or RealTime(...)")
         check_integer("seed", seed, least=0)
         rng = np.random.default_rng(seed)
         theta = network.init(rng, dtype, psi)
@@ -145,7 +154,7 @@ class Progress:
         """Write the state into one ``.npz`` file, without pickle. The file is complete or not changed."""
         arrays, meta = self.to_arrays()
         meta["arrays"] = sorted(arrays)  # damage to the archive's directory can hide some
-        write_arrays(Path(path), meta=np.array(json.dumps(meta)), **arrays)
+        write_arrays(Path(path), arrays | {"meta": np.array(json.dumps(meta))})
 
     @classmethod
     def load(cls, path: str | Path) -> "Progress":
@@ -185,7 +194,7 @@ class Progress:
             for prefix in (_OPTIMIZER, _AVERAGE)
         )
         theta = {name: w for name, w in arrays.items() if not name.startswith((_OPTIMIZER, _AVERAGE))}
-        meta = {"averaged": 0} | meta  # older files have no average
+        meta = {"averaged": 0, "size": 0, "batch_size": 0} | meta  # older files lack them
         rng = np.random.default_rng()
         for name in ("epoch_start", "rng"):
             rng.bit_generator.state = meta[name]
@@ -196,7 +205,8 @@ class Progress:
 
 _OPTIMIZER, _AVERAGE = "optimizer/", "average/"
 _COUNTERS = (
-    *("epoch_start", "epoch", "batch", "errors", "steps", "converged", "seconds", "history", "averaged"),
+    *("epoch_start", "epoch", "batch", "size", "batch_size", "errors", "steps", "converged"),
+    *("seconds", "history", "averaged"),
 )
 
 
@@ -250,7 +260,8 @@ def fit(
     validation : (X, y), optional
         After each epoch the error on them is recorded, with the parameters and with their average.
     transform : callable, optional
-        Maps a batch of X and the generator to a changed batch of the same shape, for data augmentation,
+        Maps a batch of X and the generator to a changed batch of the same shape and dtype (bytes stay
+        bytes), for data augmentation,
         such as `eqprop_np.random_shift` and `eqprop_np.random_distortion` return it. The validation data
         are not changed.
     seed : int
@@ -330,11 +341,16 @@ def _pair(validation: Any) -> tuple[Any, Any]:
 def _check_progress(progress: Progress, run: "Run", size: int) -> None:
     """Raise an error if a run cannot continue from this progress."""
     check_kind("progress", progress, Progress, "a Progress, such as Progress.load(path)")
-    check_theta(progress.theta, run.dynamics.parameter_shapes)
-    if (progress.batch - 1) * run.batch_size >= size:
+    _check_parameters(progress.theta, run.dynamics)
+    if progress.batch and progress.size and (progress.size, progress.batch_size) != (size, run.batch_size):
         raise ValueError(
-            f"the progress has {progress.batch} batches of an epoch, but {size} samples have fewer batches "
-            f"of {run.batch_size}: pass the data and the batch_size with which it was trained"
+            f"the progress is in an epoch of {progress.size} samples in batches of {progress.batch_size}, "
+            f"got {size} samples in batches of {run.batch_size}: pass the data and the batch_size with "
+            "which it was trained, or call progress.abandon_epoch()"
+        )
+    if type(progress.rng.bit_generator) is not np.random.PCG64:
+        raise ValueError(
+            "progress.rng must be a generator that can be saved, such as np.random.default_rng(seed)"
         )
     if progress.average:
         check_theta(progress.average, run.dynamics.parameter_shapes)
@@ -353,6 +369,14 @@ def _check_progress(progress: Progress, run: "Run", size: int) -> None:
                 f"the progress has the state of another optimizer than {type(run.optimizer).__name__} with "
                 f"these settings: pass the one with which it was trained"
             )
+
+
+def _check_parameters(theta: Theta, dynamics: Dynamics) -> None:
+    """Check that θ fits the dynamics and is real: float32 or float64."""
+    check_theta(theta, dynamics.parameter_shapes)
+    for name, value in theta.items():
+        if value.dtype.type not in (np.float32, np.float64):
+            raise TypeError(f"theta[{name!r}] must be float32 or float64, got {value.dtype}")
 
 
 def _is_true(answer: Any) -> bool:
@@ -389,11 +413,11 @@ class Run:
         check_integer("batch_size", self.batch_size, least=1)
         check_range("average", self.average, 0, 1)
         for name, value in (("rate_schedule", self.rate_schedule), ("transform", self.transform)):
-            if value is not None and not callable(value):
+            if value is not None and (not callable(value) or isinstance(value, type)):
                 raise TypeError(f"{name} must be a function, got {describe(value)}")
         if isinstance(self.optimizer, SGD | Adam):
             rates_of(self.optimizer.learning_rates, self.dynamics.parameter_shapes)
-        elif not callable(getattr(self.optimizer, "step", None)):
+        elif isinstance(self.optimizer, type) or not callable(getattr(self.optimizer, "step", None)):
             raise TypeError(f"optimizer must be SGD(...) or Adam(...), got {describe(self.optimizer)}")
         if self.phases.estimate not in record.estimates:
             raise ValueError(
@@ -518,6 +542,8 @@ def _epoch(
             optimizer_state=state,
             epoch_start=epoch_start,
             batch=progress.batch + 1,
+            size=len(training),
+            batch_size=size,
             errors=progress.errors + batch.count_wrong(outputs),
             steps=progress.steps + update.free.steps,
             converged=(progress.converged or 0) + bool(update.free.converged) if known else None,
@@ -553,7 +579,10 @@ def _transformed(
     x = transform(batch.x, rng)
     if np.shape(x) != batch.x.shape:
         raise ValueError(f"transform must keep the shape {batch.x.shape} of a batch, got {np.shape(x)}")
-    return Samples(np.asarray(x), batch.y)
+    changed = np.asarray(x)
+    if changed.dtype.kind != batch.x.dtype.kind:  # bytes would be scaled, and floats would not
+        raise TypeError(f"transform must keep the dtype {batch.x.dtype} of a batch, got {changed.dtype}")
+    return Samples(changed.astype(batch.x.dtype, copy=False), batch.y)
 
 
 def _checked(update: Update, rule: str, theta: Theta) -> Update:
@@ -681,6 +710,8 @@ def predict(dynamics: Dynamics, theta: Theta, X: Array, phases: Phases | None = 
     UserWarning
         If the state does not converge in 2000 synchronous steps, or if X is far outside [0, 1].
     """
+    check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
+    number_of_classes(dynamics)
     labels: Array = _evaluate(dynamics, theta, X, None, phases)[1].argmax(axis=1)
     return labels
 
@@ -736,7 +767,7 @@ def _evaluate(
     """Return the samples, checked, and their outputs. Without y the labels are 0."""
     check_kind("dynamics", dynamics, Dynamics, "DiscreteTime(...) or RealTime(...)")
     network = dynamics.network
-    check_theta(theta, dynamics.parameter_shapes)
+    _check_parameters(theta, dynamics)
     if y is None:
         x = check_inputs(network, X)
         samples = Samples(x, np.zeros(len(x), np.int64))
@@ -754,12 +785,7 @@ def _evaluate(
 
 def _until_converged(network: Network) -> Phases:
     """Return the settings of a first phase that converges tightly."""
-    schedule: Schedule = Alternating(tol=1e-8)
-    try:
-        network.groups  # noqa: B018
-    except ValueError:  # a graph with a cycle of odd length
-        schedule = Synchronous(tol=1e-8)
-    return Phases(2000, 1, beta=1.0, schedule=schedule)
+    return Phases(2000, 1, beta=1.0, schedule=tight_schedule(network, 1e-8))
 
 
 def _converged_output(x: Array, dynamics: Dynamics, theta: Theta, phases: Phases) -> Array:

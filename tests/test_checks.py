@@ -286,7 +286,7 @@ SETTINGS: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
     (lambda: UNTIED.init(seeded(), psi=181), ("psi must be from 0 to 180 degrees", "got 181")),
     (lambda: NETWORK.init(seeded(), psi=45), ("0 for tied weights", "got 45")),
     (lambda: NETWORK.init(0), ("rng must be a random generator", "got 0")),
-    (lambda: NETWORK.init(seeded(), int), ("dtype must be a floating-point type", "got int64")),
+    (lambda: NETWORK.init(seeded(), int), ("dtype must be np.float32 or np.float64", "got int64")),
     (lambda: eq.untied("p-1h"), ("network must be of the class Network", "got 'p-1h'")),
     (lambda: eq.weight_angle("p-1h", {}), ("network must be of the class Network", "got 'p-1h'")),
     (lambda: eq.angle_between(np.ones(3), np.ones(1)), ("the same shape", "got (3,) and (1,)")),
@@ -419,7 +419,10 @@ GRAPHS: list[tuple[Callable[[], Any], tuple[str, ...]]] = [
     (lambda: network(FIRST_TWO), ("no connection leads to layer 2", "from an earlier layer")),
     (lambda: network(LAST_TWO), ("no connection leads to layer 1", "from an earlier layer")),
     (lambda: network(FIRST_TWO, LAST_TWO, FIRST_TWO), ("two parameters have the name w0-1", "another name")),
-    (lambda: network(replace(FIRST_TWO, name="b2"), LAST_TWO), ("two parameters have the name b2",)),
+    *(
+        (lambda name=name: network(replace(FIRST_TWO, name=name), LAST_TWO), (repr(name), "a bias or a part"))
+        for name in ("b2", "b7", "b-readout", "meta", "file", "average/w", "optimizer/w")
+    ),
     (lambda: network(replace(FIRST_TWO, name="w2-1"), LAST_TWO, tied=False), ("two parameters", "w2-1")),
     (lambda: network(replace(FIRST_TWO, name=5), LAST_TWO), ("name of a connection must be a string", "5")),
     *(

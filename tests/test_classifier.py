@@ -354,6 +354,37 @@ def test_a_run_that_diverges_leaves_no_model() -> None:
         made.predict(X)
 
 
+@pytest.mark.parametrize(
+    "change, X, y",
+    [
+        ({"beta": 1.5}, np.eye(6), np.arange(6) % 3),
+        ({}, np.eye(6)[:, :4], np.zeros(6)),
+        ({"hidden_layer_sizes": 0}, np.eye(6), np.arange(6) % 3),
+    ],
+)
+@pytest.mark.parametrize("name", ["fit", "partial_fit"])
+def test_a_refused_call_leaves_the_model_as_it_was(change: dict, X, y, name: str) -> None:
+    data = np.random.default_rng(0).random((60, 6))
+    labels = np.arange(60) % 3
+    model = EPClassifier(epochs=2, random_state=0).fit(data, labels)
+    before, counted = model.predict_proba(data), model.scaler_.n_samples_seen_
+    if name == "partial_fit" and "hidden_layer_sizes" in change:
+        return  # it does not build a network
+    with pytest.raises(ValueError):
+        getattr(model.set_params(**change), name)(X, y)
+    np.testing.assert_array_equal(model.predict_proba(data), before)
+    assert model.scaler_.n_samples_seen_ == counted
+
+
+def test_after_an_interrupt_partial_fit_begins_a_new_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, labels = np.random.default_rng(0).random((60, 6)), np.arange(60) % 3
+    model = EPClassifier(epochs=1, batch_size=6, random_state=0).fit(data, labels)
+    model.progress_.commit(batch=4, errors=9)  # as Ctrl-C leaves it
+    model.partial_fit(data[:35], labels[:35])
+    assert model.progress_.epoch == 2 and model.progress_.size == 35
+    assert model.progress_.history["train_error"][-1] <= 100
+
+
 def test_phases_that_do_not_converge_are_reported() -> None:
     with pytest.warns(ConvergenceWarning, match="100 % of the first phases of the last epoch"):
         quick(free_steps=1, epochs=1).fit(X, Y)

@@ -8,6 +8,7 @@ import pytest
 from eqprop_np.experiments.configuration import Configuration
 from eqprop_np.experiments.datasets import Dataset
 from eqprop_np.experiments.presets import EXPERIMENTS
+from eqprop_np.optimizers import Cosine
 
 DIGESTS = ("a", "b", "c", "d")
 
@@ -104,3 +105,10 @@ def test_it_agrees_with_another_as_far_as_the_digests_are_known(dataset: Dataset
     assert not chosen.agrees_with(replace(chosen, digests=(), seed=6))
     assert chosen.with_epochs(7).experiment == chosen.experiment.override(epochs=7)
     assert replace(chosen.with_epochs(7), experiment=chosen.experiment) == chosen
+
+
+def test_fewer_epochs_keep_the_learning_rates(dataset: Dataset) -> None:
+    """A resumed run has trained some epochs with them, and its record names one schedule."""
+    chosen = resolve(dataset)
+    cosine = replace(chosen, experiment=chosen.experiment.override(epochs=12, rate_schedule=Cosine(12)))
+    assert cosine.with_epochs(8).experiment.training.rate_schedule == Cosine(12)

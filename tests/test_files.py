@@ -109,6 +109,18 @@ def test_an_error_names_the_file_and_not_the_temporary_one(name: str) -> None:
     assert not list(Path().glob(".*"))
 
 
+def test_what_is_not_a_file_stays() -> None:
+    """A pipe or a device would become a file, and a link would lose its target."""
+    os.mkfifo("pipe")
+    with pytest.raises(OSError, match="pipe: this is not a regular file; choose another one"):
+        write(Path("pipe"))
+    assert Path("pipe").is_fifo()
+    Path("target").touch()
+    Path("link").symlink_to("target")
+    write(Path("link"))
+    assert Path("link").is_symlink() and Path("target").read_text("utf-8") == "new"
+
+
 def test_a_full_disk_is_named_and_other_errors_are_as_they_were() -> None:
     with pytest.raises(OSError, match="No space left on device: 'file'"), naming(Path("file")):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,9 +1,9 @@
 """Holomorphic EP: its order in the radius, its symmetry, its limits, and its advantage with noisy states."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from estimators import CHAIN, STEADY, distance, flat, problem, steady_state
 
-from eqprop_np.activations import Array, hard_sigmoid, sigmoid, tanh
+from eqprop_np.activations import Activation, Array, hard_sigmoid, sigmoid, tanh
 from eqprop_np.connections import ConvPool, Dense
+from eqprop_np.costs import Cost
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime, snapshot
 from eqprop_np.network import Network, Theta, chain, convolutional, toy
 from eqprop_np.relaxation import Alternating, Synchronous, settle
@@ -267,6 +268,33 @@ def test_what_is_not_analytic_is_refused(
     monkeypatch.setattr("eqprop_np.rules.holomorphic.free_phase", lambda *_: pytest.fail("a phase began"))
     with pytest.raises(ValueError, match=f"holomorphic EP needs complex states, but {what} is not analytic"):
         holomorphic_ep(dynamics, *problem(dynamics), LONG)
+
+
+SOFTSIGN = Activation(
+    "softsign",
+    value=lambda a: a / (1 + np.abs(a)),
+    derivative=lambda a: 1 / (1 + np.abs(a)) ** 2,
+    second=lambda a: -2 * np.sign(a) / (1 + np.abs(a)) ** 3,
+)
+ABSOLUTE = Cost(
+    "absolute error",
+    value=lambda output, target: np.abs(output - target).sum(axis=1),
+    derivative=lambda output, target: np.sign(output - target),
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parts", [{"sigma": SOFTSIGN}, {"sigma": tanh, "cost": ABSOLUTE}])
+@pytest.mark.parametrize("kind", [DiscreteTime, partial(RealTime, clamp=False)])
+def test_an_own_function_that_accepts_complex_numbers_must_be_analytic(
+    kind: Callable, parts: dict, dtype: type
+) -> None:
+    """np.abs and np.sign of a complex number give a number, so that only the derivatives tell."""
+    dynamics = kind(chain([4, 5, 3]), **parts)
+    theta = dynamics.init(np.random.default_rng(0), dtype)
+    x, y = np.ones((2, 4), dtype), np.eye(3, dtype=dtype)[:2]
+    with pytest.raises(ValueError, match="needs an analytic step, but the activation or the cost is not"):
+        holomorphic_ep(dynamics, theta, x, y, Phases(50, 50, beta=0.1, points=4))
 
 
 def test_pooling_directly_after_the_input_is_allowed() -> None:

@@ -1,6 +1,7 @@
 """The implicit gradient against central differences of the loss and against BPTT."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,6 +155,17 @@ def test_a_sample_whose_lambda_grows_is_left_out() -> None:
     assert not converged
     np.testing.assert_array_equal(lam[0], 0)
     np.testing.assert_array_equal(lam[1], [[0], [0.7], [-0.3]])
+
+
+def test_a_sample_that_overflows_does_not_stop_the_others() -> None:
+    """In float32 λ of the first sample, which grows by 3 per iteration, is infinite after 81 of them."""
+    factors = np.array([[3.0], [0.97]], np.float32)
+    F = SimpleNamespace(vjp=lambda lam: tuple(factors * layer for layer in lam))
+    loss_s = (np.zeros((2, 1), np.float32), np.ones((2, 1), np.float32))
+    with pytest.warns(RuntimeWarning, match="for 1 of 2 samples, .* 1 of them are infinite"):
+        lam, converged = adjoint(F, loss_s, 1e-6, 3000)
+    assert not converged
+    np.testing.assert_allclose(lam[1], [[0], [1 / (1 - 0.97)]], rtol=1e-4)
 
 
 def test_more_iterations_are_needed_as_the_spectral_radius_nears_1() -> None:

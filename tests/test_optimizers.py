@@ -1,12 +1,13 @@
 """Tests of the optimizers against loops over single numbers, and of the schedules of the learning rate."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eqprop_np.network import Theta
+from eqprop_np.network import Theta, is_weight
 from eqprop_np.optimizers import (
     SGD,
     Adam,
@@ -16,7 +17,6 @@ from eqprop_np.optimizers import (
     Steps,
     Warmup,
     averaged,
-    is_weight,
     rates_of,
 )
 
@@ -122,6 +122,27 @@ def test_weight_decay_acts_on_the_weights_only(optimizer: Optimizer) -> None:
     for name, expected in (("w0-1", 0.95), ("gain", 0.95), ("b1", 1.0)):
         np.testing.assert_allclose(new[name], expected)
     assert [is_weight(name) for name in ("w0-1", "b1", "b12", "bottleneck", "w1-2")] == [1, 0, 0, 1, 1]
+    assert [is_weight(name) for name in ("w-readout", "b-readout")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: SGD(0.1, momentum=number),
+        lambda number: SGD(0.1, weight_decay=number),
+        lambda number: Adam(0.1, beta1=number),
+        lambda number: Adam(0.1, beta2=number),
+        lambda number: Adam(0.1, epsilon=number),
+        lambda number: Adam(0.1, weight_decay=number),
+    ],
+)
+def test_a_number_of_numpy_does_not_change_the_dtype(make: Callable[[float], Optimizer]) -> None:
+    optimizer = make(np.float64(0.5))
+    theta = {"w0-1": np.ones((2, 2), np.float32)}
+    state = optimizer.init(theta)
+    for _ in range(2):
+        theta, state = optimizer.step(theta, {"w0-1": np.ones((2, 2), np.float32)}, state)
+    assert theta["w0-1"].dtype == np.float32
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, 0.1), Adam(0.1)])

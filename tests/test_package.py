@@ -215,5 +215,5 @@ def test_an_installed_package_finds_its_data() -> None:
 def test_arrays_of_objects_are_not_written(tmp_path: Path) -> None:
     """Reading them back would run code. NumPy refuses to write them only since 2.1."""
     with pytest.raises(ValueError, match="w must be an array of numbers"):
-        write_arrays(tmp_path / "file.npz", w=np.array([{}]))
+        write_arrays(tmp_path / "file.npz", {"w": np.array([{}])})
     assert not list(tmp_path.iterdir())

@@ -113,7 +113,8 @@ def test_a_sweep_moves_one_group_then_the_other(
         for group in network.groups:
             for n in group:
                 moved = step(dynamics, theta, x, tuple(expected))[n - 1]
-                expected[n - 1] = expected[n - 1] + omega * (moved - expected[n - 1])
+                moved = expected[n - 1] + omega * (moved - expected[n - 1])
+                expected[n - 1] = np.clip(moved, 0, 1) if dynamics.clamp else moved
         found = relax(dynamics, theta, x, s, 1, schedule=Alternating(omega, tol=0))
         assert_same(found.state, tuple(expected), **CLOSE)
 
@@ -131,9 +132,18 @@ def test_a_nudged_sweep_begins_at_the_output(name: str, omega: float, rng: np.ra
         for group in (first, second):
             for n in group:
                 moved = step(dynamics, theta, x, tuple(expected), nudge)[n - 1]
-                expected[n - 1] = expected[n - 1] + omega * (moved - expected[n - 1])
+                moved = expected[n - 1] + omega * (moved - expected[n - 1])
+                expected[n - 1] = np.clip(moved, 0, 1) if dynamics.clamp else moved
         found = relax(dynamics, theta, x, s, 1, nudge=nudge, schedule=Alternating(omega, tol=0))
         assert_same(found.state, tuple(expected), **CLOSE)
+
+
+def test_over_relaxation_does_not_leave_the_clamped_range() -> None:
+    """Without the second clamping, a neuron at 0 would move by a factor 1 − ω = −0.9 at each step."""
+    dynamics = RealTime(chain([1, 1]), hard_sigmoid, epsilon=1.0)
+    theta = {"w0-1": np.array([[-3.0]]), "b1": np.array([0.0])}
+    free = relax(dynamics, theta, np.ones((1, 1)), (np.array([[0.5]]),), 5, schedule=Alternating(1.9))
+    assert free.state[0] == 0 and free.steps == 2
 
 
 @given(st.sampled_from(LAYERED), activations, rngs, st.sampled_from([None, 0.5, -0.2]))

@@ -17,7 +17,7 @@ from eqprop_np.network import Network, Theta
 from eqprop_np.relaxation import Alternating, Synchronous, relax
 from eqprop_np.rules import ESTIMATES, RULES, LearningRule, learning_rule
 from eqprop_np.rules.phases import Phases, Rule, Update, free_phase
-from eqprop_np.rules.telescoped import telescoped_cep, telescoped_cvf
+from eqprop_np.rules.telescoped import telescoped_cep, telescoped_cvf, telescoped_vf
 from eqprop_np.rules.vector_field import untied
 
 CHAIN = NETWORKS["chain"]
@@ -49,6 +49,7 @@ def test_it_has_these_rules() -> None:
     }
     assert {name: rule.twin for name, rule in RULES.items() if rule.twin} == {
         "cep": telescoped_cep,
+        "vf": telescoped_vf,
         "cvf": telescoped_cvf,
     }
     assert [name for name, rule in RULES.items() if rule.moves_weights] == ["cep", "cvf"]
@@ -175,7 +176,7 @@ def test_the_fastest_form_has_the_same_result_and_no_checks(rule: LearningRule) 
             assert_states_close(found.free.state, expected.free.state)
 
 
-@pytest.mark.parametrize("name", ["ep", "vf", "bptt"])
+@pytest.mark.parametrize("name", ["ep", "asymep", "bptt"])
 def test_a_rule_without_a_twin_is_its_own_fastest_form(name: str) -> None:
     for graph in (CHAIN, NETWORKS["conv"]):
         assert RULES[name].fastest(graph) is inspect.unwrap(RULES[name].function)

@@ -20,7 +20,7 @@ from test_continual import (
     problem,
 )
 
-from eqprop_np import cep, cvf, ep
+from eqprop_np import cep, cvf, ep, vf
 from eqprop_np.activations import Array
 from eqprop_np.connections import Dense
 from eqprop_np.dynamics import DiscreteTime
@@ -28,7 +28,7 @@ from eqprop_np.network import Network, Theta, convolutional
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules import RULES
 from eqprop_np.rules.phases import Phases, Rule, Update
-from eqprop_np.rules.telescoped import is_dense, telescoped_cep, telescoped_cvf
+from eqprop_np.rules.telescoped import is_dense, telescoped_cep, telescoped_cvf, telescoped_vf
 from eqprop_np.rules.vector_field import untied
 
 
@@ -124,9 +124,12 @@ def test_telescoped_cvf_is_cvf_for_untied_weights(graph: Network, rate: float, b
     for dynamics in each_dynamics(graph):
         arguments = dynamics, *with_own_backward_weights(graph, rate, beta)
         assert_same(telescoped_cvf(*arguments), cvf(*arguments))
+        assert_same(telescoped_vf(*arguments), vf(*arguments))
 
 
-@pytest.mark.parametrize(("telescoped", "plain"), [(telescoped_cep, cep), (telescoped_cvf, cvf)])
+@pytest.mark.parametrize(
+    ("telescoped", "plain"), [(telescoped_cep, cep), (telescoped_vf, vf), (telescoped_cvf, cvf)]
+)
 @pytest.mark.parametrize("steps", [1, 2, 25])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_for_short_and_long_phases_and_one_sample(
@@ -177,10 +180,18 @@ def test_they_apply_if_every_connection_is_exactly_dense() -> None:
     assert all(is_dense(graph) and is_dense(untied(graph)) for graph in UNTIED.values())
     assert is_dense(GRAPHS["two connections"])
     assert not any(map(is_dense, OTHERS.values()))
+    shapes = ((4,), (2, 2, 1), (3,))  # a dense connection takes an image as a flat vector
+    image = Network(shapes, tuple(Dense(n, n + 1, shapes[n], shapes[n + 1]) for n in range(2)))
+    assert not is_dense(image)
+    theta, x, y, phases = problem(image, 0.1)
+    assert RULES["cep"].fastest(image) is inspect.unwrap(cep)
+    with pytest.raises(ValueError, match="between layers that are vectors"):
+        telescoped_cep(DiscreteTime(image), theta, x, y, phases)
 
 
 @pytest.mark.parametrize(
-    ("name", "twin", "plain"), [("cep", telescoped_cep, cep), ("cvf", telescoped_cvf, cvf)]
+    ("name", "twin", "plain"),
+    [("cep", telescoped_cep, cep), ("vf", telescoped_vf, vf), ("cvf", telescoped_cvf, cvf)],
 )
 def test_fastest_is_the_twin_exactly_where_it_applies(name: str, twin: Rule, plain: Rule) -> None:
     for graph in (*GRAPHS.values(), *map(untied, UNTIED.values())):
@@ -191,7 +202,7 @@ def test_fastest_is_the_twin_exactly_where_it_applies(name: str, twin: Rule, pla
     assert inspect.unwrap(plain) is not plain
 
 
-@pytest.mark.parametrize("rule", ["cep", "cvf"])
+@pytest.mark.parametrize("rule", ["cep", "vf", "cvf"])
 @pytest.mark.parametrize("graph", OTHERS.values(), ids=OTHERS)
 def test_the_fastest_form_is_right_for_other_connections(graph: Network, rule: str) -> None:
     for dynamics in each_dynamics(graph):
@@ -203,7 +214,7 @@ def test_the_fastest_form_is_right_for_other_connections(graph: Network, rule: s
 @pytest.mark.parametrize("graph", OTHERS.values(), ids=OTHERS)
 def test_they_refuse_other_connections(graph: Network, rule: Rule) -> None:
     """For a subclass of Dense the result would be wrong without any other sign."""
-    with pytest.raises(ValueError, match=r"needs Dense connections only, but .* is another: use cep or cvf"):
+    with pytest.raises(ValueError, match="needs Dense connections between layers that are vectors: use cep"):
         rule(DiscreteTime(graph), *problem(graph, 0.1))
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from eqprop_np.activations import Activation, hard_sigmoid, sigmoid, tanh
+from eqprop_np.connections import Dense
 from eqprop_np.costs import squared_error
 from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, RealTime
 from eqprop_np.experiments import systems
 from eqprop_np.experiments.systems import SYSTEMS, Run, System, measure
-from eqprop_np.network import chain
+from eqprop_np.network import Network, chain
 from eqprop_np.relaxation import Alternating, Synchronous, relax
 from eqprop_np.rules.ep import ep
 from eqprop_np.rules.phases import Phases
@@ -272,6 +273,61 @@ def test_gradients_are_those_of_the_last_steps() -> None:
 
 
 # ---- what is measured
+
+
+def test_gradients_need_synchronous_steps_of_this_theta() -> None:
+    """Otherwise ∇_θ is not the gradient of the loss after these steps."""
+    system = SYSTEMS["toy"]
+    dynamics = system.dynamics
+    theta, x, y = system.draw(0)
+    for schedule, moved, fits in (
+        (Synchronous(), 0.0, True), (Alternating(tol=0), 0.0, False), (Synchronous(), 0.01, False)
+    ):  # fmt: skip
+        rest = relax(dynamics, theta, x, steps=6, schedule=schedule, trajectory=True)
+        other = {name: value + moved for name, value in theta.items()}
+        if fits:
+            assert len(list(gradients(dynamics, other, x, y, rest))) == 6
+            continue
+        with pytest.raises(ValueError, match="trajectory of synchronous steps with this theta and x"):
+            gradients(dynamics, other, x, y, rest)
+
+
+def test_a_graph_with_an_odd_cycle_has_a_first_phase() -> None:
+    shapes = ((3,), (4,), (4,), (2,))
+    pairs = ((0, 1), (1, 2), (1, 3), (2, 3))
+    network = Network(shapes, tuple(Dense(a, b, shapes[a], shapes[b]) for a, b in pairs))
+    dynamics = DiscreteTime(network, sigmoid)
+    theta = {name: 0.3 * value for name, value in network.init(np.random.default_rng(0), np.float64).items()}
+    rest = first_phase(dynamics, theta, np.ones((2, 3)), 5)
+    assert rest.steps == 5 and max(rest.residuals) < 1e-14
+
+
+def test_the_first_phase_converges_to_the_precision_of_the_state() -> None:
+    """The state is float64 if θ is, also for an input in float32."""
+    dynamics = DiscreteTime(DEEP, tanh)
+    theta = {name: 0.5 * value for name, value in DEEP.init(np.random.default_rng(0), np.float64).items()}
+    x = np.ones((1, *DEEP.shapes[0]), np.float32)
+    assert max(first_phase(dynamics, theta, x, 3).residuals) < 1e-14
+
+
+@pytest.mark.parametrize(
+    "betas, distances, words",
+    [
+        ([0.1], [0.2], "two or more numbers"),
+        ([0.1, 0.2], [0.2], "two or more numbers"),
+        ([-0.1, 0.2], [0.2, 0.3], "positive and finite"),
+        ([0.1, 0.2], [0.0, 0.3], "positive and finite"),
+        ([0.1, 0.2], [np.nan, 0.3], "positive and finite"),
+    ],
+)
+def test_an_order_needs_two_positive_points(betas: list, distances: list, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        order(betas, distances)
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one t to compare, got none"):
+        compare([], [])
 
 
 def test_distance_and_angle_of_known_processes() -> None:

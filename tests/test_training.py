@@ -613,13 +613,78 @@ def test_a_seed_determines_the_run() -> None:
 def test_a_progress_of_another_run_is_refused() -> None:
     progress = stopped(Form(), 3)
     for settings, message in (
-        ({"size": 6}, "the progress has 3 batches of an epoch, but 6 samples have fewer batches of 4"),
+        ({"size": 6}, "in an epoch of 18 samples in batches of 4, got 6 samples in batches of 4: pass the"),
+        ({"batch_size": 5}, "in an epoch of 18 samples in batches of 4, got 18 samples in batches of 5"),
         ({"optimizer": eq.Adam(0.1)}, "the state of another optimizer than Adam"),
         ({"optimizer": eq.SGD(0.1, 0.9)}, "the state of another optimizer than SGD"),
         ({"dynamics": eq.DiscreteTime(eq.chain([PIXELS, 4, CLASSES]))}, r"theta\['w0-1'\] must have shape"),
     ):
         with pytest.raises(ValueError, match=message):
             Form().fit(progress=progress, **settings)
+    progress.abandon_epoch()
+    assert Form().fit(size=12, batch_size=5, progress=progress, epochs=1).history["train_error"] != []
+
+
+def test_an_abandoned_epoch_is_trained_from_its_beginning() -> None:
+    progress = stopped(Form(), 3)
+    theta = progress.theta
+    progress.abandon_epoch()
+    seen: list[int] = []
+    Form().fit(progress=progress, epochs=1, on_batch=lambda p: seen.append(p.batch))
+    assert seen == [1, 2, 3, 4, 5] and theta is not progress.theta
+
+
+def test_a_generator_that_cannot_be_saved_is_refused() -> None:
+    progress = Progress.begin(PLAIN, RATES)
+    progress.rng = np.random.Generator(np.random.MT19937(0))
+    with pytest.raises(ValueError, match=r"progress\.rng must be a generator that can be saved"):
+        Form().fit(progress=progress)
+
+
+def test_a_transform_keeps_the_kind_of_the_numbers() -> None:
+    """Bytes that became floats would not be scaled, and floats that became bytes would be."""
+    X, y = band(18)
+    floats = (X / 255).astype(np.float32)
+    for given, changed in ((X, np.float64), (X, np.int64), (floats, np.uint8)):
+        with pytest.raises(TypeError, match="transform must keep the dtype"):
+            eq.fit(PLAIN, given, y, phases=PHASES, transform=lambda x, rng, to=changed: x.astype(to))
+    for transform in (lambda x, rng: x.astype(np.float64), lambda x, rng: x):
+        progress = eq.fit(PLAIN, floats, y, phases=PHASES, transform=transform, epochs=1)
+        assert progress.theta["w0-1"].dtype == np.float32
+
+
+def test_one_output_is_refused() -> None:
+    """The largest of one output is always the right one."""
+    dynamics = eq.DiscreteTime(eq.chain([PIXELS, 1]))
+    X, y = band(18)
+    with pytest.raises(ValueError, match="at least 2 neurons, one for each class, but its shape is "):
+        eq.fit(dynamics, X, y[:, None] > 0, phases=PHASES)
+    image = eq.DiscreteTime(eq.convolutional((HEIGHT, WIDTH, 1), [2], [], 3, 1))
+    for own in (dynamics, image):
+        with pytest.raises(ValueError, match="the output must be a layer of at least 2 neurons"):
+            eq.predict(own, own.init(np.random.default_rng(0)), X)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.float16])
+def test_parameters_are_float32_or_float64(dtype: type) -> None:
+    with pytest.raises(TypeError, match=r"dtype must be np\.float32 or np\.float64, got "):
+        Progress.begin(PLAIN, RATES, dtype=dtype)
+    progress = Progress.begin(PLAIN, RATES)
+    progress.theta = {name: value.astype(dtype) for name, value in progress.theta.items()}
+    X, y = band(18)
+    for call in (lambda: Form().fit(progress=progress), lambda: eq.error_rate(PLAIN, progress.theta, X, y)):
+        with pytest.raises(TypeError, match=r"theta\['w0-1'\] must be float32 or float64, got "):
+            call()
+
+
+def test_masked_and_sparse_arrays_are_refused() -> None:
+    from scipy.sparse import csr_array
+
+    X, y = band(18)
+    with pytest.raises(TypeError, match="X must not be a masked array: remove or fill"):
+        eq.fit(PLAIN, np.ma.masked_array(X, X > 9), y, phases=PHASES)
+    with pytest.raises(TypeError, match=r"X must be an array, got csr_array: convert it, as with \.toarray"):
+        eq.fit(PLAIN, csr_array(X.reshape(18, -1)), y, phases=PHASES)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "other", "pickle", "npy", "empty"])

@@ -25,7 +25,7 @@ def save(path: Path, configuration: Configuration, progress: Progress) -> None:
     """Write a checkpoint. A file that exists at ``path`` is replaced only by the complete new file."""
     arrays, meta = progress.to_arrays()
     content = {"schema": SCHEMA, "configuration": configuration.to_json(), "progress": meta}
-    write_arrays(path, meta=np.array(json.dumps(content)), **arrays)
+    write_arrays(path, arrays | {"meta": np.array(json.dumps(content))})
 
 
 def checkpoint_of(path: Path) -> Path:

@@ -187,8 +187,9 @@ class Configuration:
         return self == other
 
     def with_epochs(self, epochs: int) -> "Configuration":
-        """Return the configuration with another number of epochs in all."""
-        experiment = self.experiment.override(epochs=epochs)
+        """Return the configuration with another number of epochs in all, and the same learning rates."""
+        schedule = self.experiment.training.rate_schedule
+        experiment = self.experiment.override(epochs=epochs, rate_schedule=schedule)
         check_duration(experiment)
         return replace(self, experiment=experiment)
 

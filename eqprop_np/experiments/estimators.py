@@ -356,7 +356,7 @@ def _continual(problem: Problem, rule: Rule, name: str, beta: float, ratio: floa
 def why_not_analytic(problem: Problem) -> str | None:
     """Return the reason why holomorphic EP does not apply, or None if it does."""
     try:
-        require_analytic(problem.dynamics, problem.theta, problem.x)
+        require_analytic(problem.dynamics, problem.theta, problem.x, problem.y)
     except ValueError as error:
         return str(error)
     return None

@@ -1,6 +1,7 @@
 """The named experiments P-1h, EB-1h, … with the published settings.
 
-Sizes, learning rates, T, K, β and ε are those of the authors:
+Sizes, learning rates, T, K, β and ε are those of the authors, except in conv and conv-best, which have T, K,
+rates and an estimate of their own:
 
 - [1] Ernoult, Grollier, Querlioz, Bengio, Scellier, *Updates of Equilibrium Prop Match Gradients of
   Backprop Through Time in an RNN with Static Input*, NeurIPS 2019 (arXiv:1905.13633).
@@ -299,8 +300,9 @@ class Experiment:
         """Return the dynamics of the network for images of this height and width, checked for the rule."""
         built = self.unchecked(image, classes)
         if self.rule == "holomorphic":  # refuse here what is not analytic, before any data are used
-            x = np.ones((1, *built.network.shapes[0]), np.float32)
-            require_analytic(built, built.init(np.random.default_rng(0)), x)
+            shapes = built.network.shapes[0], built.target_shape
+            x, y = (np.ones((1, *shape), np.float32) for shape in shapes)
+            require_analytic(built, built.init(np.random.default_rng(0)), x, y)
         return built
 
     def unchecked(self, image: Shape, classes: int) -> Dynamics:

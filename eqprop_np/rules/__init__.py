@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from eqprop_np.checks import describe
+from eqprop_np.checks import as_tuple, describe
 from eqprop_np.network import Network
 from eqprop_np.rules import asymmetric, bptt, continual, ep, holomorphic, implicit, telescoped, vector_field
 from eqprop_np.rules.phases import ESTIMATES, Estimate, Rule, Signs, signs_of
@@ -40,6 +40,11 @@ class LearningRule:
         A faster rule with the same result.
     twin_applies : callable
         Maps a network to whether the twin applies to it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind.
     """
 
     name: str
@@ -50,6 +55,16 @@ class LearningRule:
     readout: bool = True
     twin: Rule | None = None
     twin_applies: Callable[[Network], bool] = telescoped.is_dense
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"function must be a rule such as eqprop_np.ep, got {describe(self.function)}")
+        if self.networks not in ("tied", "untied", "both"):
+            raise ValueError(f"networks must be tied, untied or both, got {describe(self.networks)}")
+        estimates = as_tuple("estimates", self.estimates, 'a tuple of estimates such as ("one-sided",)')
+        if not estimates or not set(estimates) <= set(ESTIMATES):
+            raise ValueError(f"estimates must be some of {', '.join(ESTIMATES)}, got {estimates}")
+        object.__setattr__(self, "estimates", estimates)
 
     @property
     def signs(self) -> Signs:
@@ -92,7 +107,14 @@ RULES = {
             readout=False,
             twin=telescoped.telescoped_cep,
         ),
-        LearningRule("vf", vector_field.vf, networks="untied", estimates=ONE_NUDGE, readout=False),
+        LearningRule(
+            "vf",
+            vector_field.vf,
+            networks="untied",
+            estimates=ONE_NUDGE,
+            readout=False,
+            twin=telescoped.telescoped_vf,
+        ),
         LearningRule(
             "cvf",
             vector_field.cvf,

@@ -29,7 +29,7 @@ import numpy as np
 
 from eqprop_np.activations import Array
 from eqprop_np.dynamics import Dynamics, Nudge, one_step
-from eqprop_np.network import InputDrive, Theta
+from eqprop_np.network import InputDrive, State, Theta
 from eqprop_np.relaxation import Relaxation
 from eqprop_np.rules.ep import nudged_phase
 from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_plain_cost
@@ -66,7 +66,7 @@ def holomorphic_ep(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
     float64 (8, 3)
     """
     require_plain_cost(dynamics)
-    require_analytic(dynamics, theta, x)
+    require_analytic(dynamics, theta, x, y)
     static, free = free_phase(dynamics, theta, x, phases)  # s_*
     N, r = phases.points, phases.beta
     gradient: Theta = {name: np.zeros_like(value) for name, value in theta.items()}
@@ -116,12 +116,29 @@ def circle_term(
     return dynamics.network.contrast(nudged.snapshot, free.snapshot, -beta)
 
 
-def require_analytic(dynamics: Dynamics, theta: Theta, x: Array) -> None:
-    """Raise a ValueError if a free step refuses complex numbers, because it is not analytic."""
-    network, sample = dynamics.network, x[:1]
+def require_analytic(dynamics: Dynamics, theta: Theta, x: Array, y: Array) -> None:
+    """Raise a ValueError if a nudged step is not an analytic function of the state.
+
+    The derivative of an analytic function is the same along the real and the imaginary axis
+    (Cauchy-Riemann). The check compares the two for one sample, one state and one direction.
+    """
+    network = dynamics.network
     network.require_tied()
-    state = tuple(value + 1j for value in network.zeros(1, x.dtype))
+    static, nudge = dynamics.input_drive(theta, x[:1]), Nudge(1.0, y[:1])
+    direction = network.zeros(1, np.result_type(x, *theta.values()))
+    h = float(np.cbrt(np.finfo(direction[-1].dtype).eps))
+
+    def derivative(h: complex) -> State:
+        ends = (tuple(0.6 + sign * h + value for value in direction) for sign in (1, -1))
+        after, before = (one_step(dynamics, theta, static, s, nudge) for s in ends)
+        return tuple((a - b) / (2 * h) for a, b in zip(after, before, strict=True))
+
     try:
-        one_step(dynamics, theta, dynamics.input_drive(theta, sample), state)
+        pairs = list(zip(derivative(h), derivative(1j * h), strict=True))
     except TypeError as error:
         raise ValueError(f"holomorphic EP needs complex states, but {error}") from error
+    if not all(np.allclose(a, b, 0, 1e-2 * max(1, np.abs(a).max())) for a, b in pairs):
+        raise ValueError(
+            "holomorphic EP needs an analytic step, but the activation or the cost is not: use a smooth "
+            "function of complex numbers, without np.abs and comparisons"
+        )

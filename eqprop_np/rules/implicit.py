@@ -97,24 +97,34 @@ def adjoint(F: LinearStep, loss_s: State, tol: float, limit: int) -> tuple[State
         The largest number of iterations.
     """
     tol = tol or float(32 * np.finfo(loss_s[-1].dtype).eps)
-    lam, changes, sizes, iterations = loss_s, np.array([np.inf]), np.zeros(1), 0  # the largest of each sample
-    while changes.max() > tol * sizes.max() and np.isfinite(sizes.max()) and iterations < limit:
+    lam, iterations = loss_s, 0
+    changes, sizes = np.full(len(loss_s[-1]), np.inf), np.zeros(len(loss_s[-1]))  # the largest of each sample
+    infinite = np.zeros(len(sizes), bool)
+    while changes.max() > tol * sizes.max() and iterations < limit:
         new = tuple(a + b for a, b in zip(F.vjp(lam), loss_s, strict=True))  # λ ← Jᵀ λ + ℓ_s
+        infinite |= ~np.isfinite(_largest(new))  # the other samples go on
+        new = _without(infinite, new)
         changes, sizes = _largest(tuple(a - b for a, b in zip(new, lam, strict=True))), _largest(new)
         lam, iterations = new, iterations + 1
-    converged = bool(changes.max() <= tol * sizes.max() < np.inf)
-    if not converged:
-        lost = ~((changes <= tol * sizes) & (sizes < np.inf))  # also where it is NaN
+    converged = changes.max() <= tol * sizes.max()
+    lost = infinite if converged else infinite | (changes > tol * sizes)
+    if lost.any():
         warnings.warn(
-            f"λ has not converged for {lost.sum()} of {len(lost)} samples, which the gradient leaves out: it "
-            f"still changes by {changes.max():.1e} after {iterations} iterations, and its largest entry is "
-            f"{sizes.max():.1e}: allow more free steps (λ takes up to 10 for each), a larger tol, or weights "
-            "with which the synchronous step contracts",
+            f"λ has not converged for {lost.sum()} of {len(lost)} samples, which the gradient leaves out: "
+            f"after {iterations} iterations {infinite.sum()} of them are infinite, and the others still "
+            f"change by up to {changes.max():.1e}: allow more free steps (λ takes up to 10 for each), a "
+            "larger tol, or weights with which the synchronous step contracts",
             RuntimeWarning,
             stacklevel=5,  # the line that called the rule
         )
-        lam = tuple(np.where(lost.reshape(-1, *[1] * (a.ndim - 1)), 0, a) for a in lam)
-    return lam, converged
+    return _without(lost, lam), not lost.any()
+
+
+def _without(lost: Array, state: State) -> State:
+    """Return the state with zeros for the samples that are lost."""
+    if not lost.any():
+        return state
+    return tuple(np.where(lost.reshape(-1, *[1] * (a.ndim - 1)), 0, a) for a in state)
 
 
 def _largest(state: State) -> Array:

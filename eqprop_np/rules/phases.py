@@ -160,7 +160,7 @@ def check_stable(dynamics: Dynamics, phases: Phases, rule: Rule) -> None:
             "would overshoot by more than it corrects, so no phase converges; choose a smaller epsilon"
         )
     signs = signs_of(rule)
-    if dynamics.cost is not squared_error or signs == "none":
+    if dynamics.cost != squared_error or signs == "none":
         return
     beta = phases.beta
     both = signs == "both" or phases.estimate != "one-sided"

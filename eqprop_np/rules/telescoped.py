@@ -15,11 +15,12 @@ because the sum over the steps telescopes. So the drive p_t w to q has changed b
 and the drive q_t wᵀ to p by the same with p and q exchanged. The matrices in brackets are B × B. For the
 input, p_t = p_0 = x, and x xᵀ is computed once. The bias acts as a neuron with the constant activity 1.
 
-**C-VF.** The input's weights and the biases move as in C-EP, so their drives are computed in this way. The
-other Δ_θ(t) are not differences of one quantity at two times, so those weights move at each step.
+**VF and C-VF.** The input's weights and the biases move as in C-EP, so their drives are computed in this
+way. The other Δ_θ(t) are not differences of one quantity at two times, so those weights move at each step.
 """
 
-from dataclasses import dataclass
+import inspect
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,15 +34,16 @@ from eqprop_np.rules.phases import Phases, Update, checked, free_phase, require_
 
 
 def is_dense(network: Network) -> bool:
-    """Return whether the telescoped forms apply: every connection is exactly a `Dense` one."""
-    return all(type(c) is Dense for c in network.connections)
+    """Return whether the telescoped forms apply: `Dense` connections between layers that are vectors."""
+    vectors = all(len(shape) == 1 for shape in network.shapes[1:])
+    return vectors and all(type(c) is Dense for c in network.connections)
 
 
 def require_dense(network: Network) -> None:
     """Raise a ValueError if the telescoped forms do not apply."""
-    if other := [c.name for c in network.connections if type(c) is not Dense]:
+    if not is_dense(network):
         raise ValueError(
-            f"the telescoped form needs Dense connections only, but {other[0]} is another: use cep or cvf"
+            "the telescoped form needs Dense connections between layers that are vectors: use cep, vf or cvf"
         )
 
 
@@ -88,6 +90,14 @@ def telescoped_cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases:
         activities = new
     difference = tuple((b - a) / (-beta * len(x)) for a, b in zip(free.activities, activities, strict=True))
     return Update(network.linear_gradient(static.x, difference, {}) | inner, free)
+
+
+@partial(checked, synchronous=True)
+def telescoped_vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
+    """Return `vf` of a dense network: `telescoped_cvf` with constant θ in the second phase."""
+    constant = replace(phases, learning_rates=dict.fromkeys(theta, 0.0))
+    update: Update = inspect.unwrap(telescoped_cvf)(dynamics, theta, x, y, constant)
+    return update
 
 
 def _inner_field_delta(network: Network, old: Activities, new: Activities, beta: float) -> Theta:

@@ -17,13 +17,14 @@ s^pre ⊗ s^post changes by
 The first two terms are what VF gives to the one weight. The last is of order β² in the nudge.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from eqprop_np.activations import Array
-from eqprop_np.checks import check_kind
+from eqprop_np.checks import check_kind, check_theta
 from eqprop_np.dynamics import Dynamics, snapshot
 from eqprop_np.network import Network, State, Theta
 from eqprop_np.rules.continual import sum_of_deltas
@@ -50,8 +51,22 @@ def weight_angle(network: Network, theta: Theta) -> float | None:
     """Return the angle ψ between all forward and all backward weights as flat vectors, in degrees.
 
     It is None for a network without untied weights.
+
+    Parameters
+    ----------
+    network : Network
+    theta : dict of ndarray
+        It may hold more than the parameters of the network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If θ does not fit the network.
     """
     _check_network(network)
+    check_kind("theta", theta, Mapping, "a dict from names to arrays")
+    shapes = network.parameter_shapes
+    check_theta({name: value for name, value in theta.items() if name in shapes}, shapes)
     if network.tied or not network.recurrent:
         return None
     forward = np.concatenate([theta[c.name].ravel() for c in network.recurrent])
@@ -66,13 +81,26 @@ def _check_network(network: Network) -> None:
 def angle_between(a: Array, b: Array) -> float:
     """Return the angle between two flat vectors in degrees; NaN if one of them is zero.
 
+    Parameters
+    ----------
+    a, b : array-like, shape (n,)
+        Real numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are complex, or if their shapes differ.
+
     Examples
     --------
     >>> print(round(angle_between(np.array([1.0, 0.0]), np.array([1.0, 1.0])), 6))
     45.0
     """
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         raise ValueError(f"the two vectors must have the same shape, got {a.shape} and {b.shape}")
+    if np.iscomplexobj(a) or np.iscomplexobj(b):
+        raise TypeError(f"the two vectors must be real, got {a.dtype} and {b.dtype}")
     a, b = a.astype(np.float64), b.astype(np.float64)
     norm_a, norm_b = np.linalg.norm(a), np.linalg.norm(b)
     if norm_a == 0 or norm_b == 0:

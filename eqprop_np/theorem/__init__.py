@@ -31,6 +31,7 @@ enough to move a switch.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -45,9 +46,9 @@ from eqprop_np.checks import (
     describe,
     is_number,
 )
-from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, check_arguments
+from eqprop_np.dynamics import DiscreteTime, Dynamics, Nudge, check_arguments, one_step
 from eqprop_np.network import State, Theta
-from eqprop_np.relaxation import Alternating, Relaxation, Synchronous, settle
+from eqprop_np.relaxation import Relaxation, Synchronous, settle, tight_schedule
 from eqprop_np.rules.bptt import loss_gradient, unroll
 from eqprop_np.rules.continual import Delta, continual_phase, contrast_delta
 from eqprop_np.rules.phases import require_plain_cost
@@ -85,7 +86,8 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
 
     The alternating schedule runs until it converges. It finds a steady state even where the two
     interleaved sequences of the synchronous schedule would end in different ones. K synchronous steps
-    follow. "Converged" means that no neuron changes by more than 8 units in the last place of 1.
+    follow. "Converged" means that no neuron changes by more than 8 times the machine epsilon of the dtype
+    of x and θ. A graph with a cycle of odd length takes synchronous steps only.
 
     Parameters
     ----------
@@ -104,9 +106,9 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
     check_arguments(dynamics, theta, x)
     check_integer("steps", steps, least=1)
     check_integer("limit", limit, least=1)
-    tolerance = float(8 * np.finfo(x.dtype).eps)
+    tolerance = float(8 * np.finfo(np.result_type(x, *theta.values())).eps)
     static = dynamics.input_drive(theta, x)
-    settled = settle(dynamics, theta, static, None, limit, Alternating(tol=tolerance / 2))
+    settled = settle(dynamics, theta, static, None, limit, tight_schedule(dynamics.network, tolerance / 2))
     if not all(np.isfinite(value).all() for value in settled.state):
         raise NotConverged(
             f"the first phase has not converged: after {settled.steps} steps the state contains NaN or "
@@ -200,9 +202,25 @@ def _mean(a: Moment, b: Moment) -> Moment:
 
 
 def gradients(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxation) -> Iterator[Moment]:
-    """Yield ∇_s(t) and ∇_θ(t) of BPTT, Eq. (6), for t = 0…K−1. The parameters are those of `updates`."""
+    """Yield ∇_s(t) and ∇_θ(t) of BPTT, Eq. (6), for t = 0…K−1.
+
+    Parameters
+    ----------
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
+    rest : Relaxation
+        The K synchronous steps that `first_phase` returns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit the network, or if the trajectory is not one of synchronous steps of
+        these dynamics with this θ and x.
+    """
     y = _check(dynamics, theta, x, y, rest)
-    _check_trajectory(rest)
+    _check_trajectory(dynamics, theta, x, rest)
     return bptt_process(dynamics, theta, x, y, rest)
 
 
@@ -218,12 +236,12 @@ def drive_gradients(
 ) -> Iterator[Moment]:
     """Yield the gradients that EP's updates are equal to in discrete time.
 
-    They are taken with respect to the drives, and they begin with ∂ℓ/∂s. The parameters are those of
-    `updates`.
+    They are taken with respect to the drives, and they begin with ∂ℓ/∂s. The parameters and the errors are
+    those of `gradients`.
     """
     check_kind("dynamics", dynamics, DiscreteTime, "DiscreteTime(...), in real time use gradients")
     y = _check(dynamics, theta, x, y, rest)
-    _check_trajectory(rest)
+    _check_trajectory(dynamics, theta, x, rest)
     return _drive_gradients(dynamics, theta, x, y, rest)
 
 
@@ -246,12 +264,20 @@ def _check(dynamics: Dynamics, theta: Theta, x: Array, y: Array, rest: Relaxatio
     return check_target(dynamics.target_shape, y, x)
 
 
-def _check_trajectory(rest: Relaxation) -> None:
+def _check_trajectory(dynamics: Dynamics, theta: Theta, x: Array, rest: Relaxation) -> None:
     if len(rest.trajectory) < 2:
         raise ValueError(
             f"rest must have the trajectory of at least one step, got {len(rest.trajectory)} states: "
             "use the Relaxation that first_phase returns"
         )
+    static = dynamics.input_drive(theta, x)
+    for before, after in pairwise(rest.trajectory):
+        step = one_step(dynamics, theta, static, before)
+        if not all(np.allclose(a, b, 0, 1e-5 * np.abs(b).max()) for a, b in zip(step, after, strict=True)):
+            raise ValueError(
+                "rest must have a trajectory of synchronous steps with this theta and x, but one of its "
+                "steps differs: use the Relaxation that first_phase returns, or the schedule Synchronous()"
+            )
 
 
 # ---- their distance
@@ -324,6 +350,18 @@ def _square(a: Array) -> float:
 def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comparison]:
     """Return the comparison of each process with the same gradients, Eq. (8). All advance in t together.
 
+    Parameters
+    ----------
+    nablas : iterable of Moment
+        ∇(t) for each t, such as `gradients` yields.
+    *processes : iterable of Moment
+        Δ(t) for each t, such as `updates` yields, as many as there are gradients.
+
+    Raises
+    ------
+    ValueError
+        If there is no t, or if the numbers of t differ.
+
     Examples
     --------
     >>> one = Moment((np.array([[1.0]]),), {"b1": np.array([1.0])})
@@ -336,15 +374,34 @@ def compare(nablas: Iterable[Moment], *processes: Iterable[Moment]) -> list[Comp
     for nabla, *deltas in zip(nablas, *processes, strict=True):
         for comparison, delta in zip(comparisons, deltas, strict=True):
             comparison.add(delta, nabla)
+    if not all(comparison.norms for comparison in comparisons):
+        raise ValueError("there must be at least one t to compare, got none")
     return comparisons
 
 
 def order(betas: Sequence[float], distances: Sequence[float]) -> float:
     """Return the slope of log distance against log β.
 
+    Parameters
+    ----------
+    betas, distances : sequence of float
+        At least two positive numbers each.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two points, or if a number is not positive and finite.
+
     Examples
     --------
     >>> print(round(order([1e-1, 1e-2, 1e-3], [4e-2, 4e-4, 4e-6]), 6))
     2.0
     """
-    return float(np.polyfit(np.log(betas), np.log(distances), 1)[0])
+    x, y = np.asarray(betas, float), np.asarray(distances, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2:
+        raise ValueError(
+            f"betas and distances must be two or more numbers each, got the shapes {x.shape} and {y.shape}"
+        )
+    if not all(((value > 0) & (value < np.inf)).all() for value in (x, y)):
+        raise ValueError("betas and distances must be positive and finite: a slope needs their logarithms")
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
