@@ -2,6 +2,8 @@
 
 import sys
 
+from eqprop_np.experiments.console import command
+
 COMMANDS = {
     "mnist": "train a network and print its test error",
     "sweep": "train many runs, each in its own process",
@@ -11,6 +13,7 @@ COMMANDS = {
 }
 
 
+@command()
 def main() -> int:
     """Print the commands and return the exit code: 0, or 2 if an argument was given."""
     print("Equilibrium propagation in NumPy. The commands are:\n")

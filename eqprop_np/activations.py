@@ -47,6 +47,11 @@ class Activation:
     second: Callable[[Array], Array] = field(repr=False)
     derivative_from_value: Callable[[Array], Array] | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        for name in ("value", "derivative", "second"):
+            if not callable(function := getattr(self, name)):
+                raise TypeError(f"{name} must be a function of an array, got {function!r}")
+
     def slope(self, a: Array, value: Array) -> Array:
         """Return σ′(a), computed from ``value`` = σ(a) where the activation offers that."""
         return self.derivative(a) if self.derivative_from_value is None else self.derivative_from_value(value)

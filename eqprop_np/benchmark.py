@@ -42,6 +42,7 @@ from eqprop_np.experiments.timing import (
     processes,
 )
 from eqprop_np.figures import STYLE, require_format, save
+from eqprop_np.files import require_writable
 from eqprop_np.network import Theta
 from eqprop_np.processes import SharedRule
 from eqprop_np.relaxation import Alternating
@@ -199,8 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     possible = VARIATIONS if options.scaling else EXPERIMENTS
     if unknown := [name for name in options.presets if name not in possible]:
         raise BadInput(f"no preset {unknown[0]!r}: choose from {', '.join(possible)}; see --help")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)  # before the work
+    for path in (options.json, options.out if options.scaling else None):
+        if path is not None:
+            require_writable(path)  # before the work
     dataset = load(options.data, progress=True)
     samples = Samples(dataset.train_images, dataset.train_labels)
     record: dict[str, Any] = {

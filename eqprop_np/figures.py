@@ -580,6 +580,7 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
     axes.set_anchor("N")
     axes.axis("off")
     _, free = free_phase(dynamics, theta, samples.inputs(dynamics.network, np.float32), phases)
+    scores = dynamics.scores(theta, free.state)
     grid = right.subplots(len(samples), len(maps) + 2, squeeze=False)
     titles = ["$x$", *(f"$s^{n + 1}$" for n in maps), r"$\hat{y}$"]
     for i, row in enumerate(grid):
@@ -588,7 +589,7 @@ def draw_filters(dynamics: Dynamics, theta: Theta, samples: Samples, phases: Pha
             axes.imshow(picture, cmap="gray")
             axes.set_anchor("N")
             axes.axis("off")
-        output = free.state[-1][i]
+        output = scores[i]
         colours = [COLOURS[0]] * len(output)
         colours[samples.y[i]] = COLOURS[1]
         row[-1].bar(range(len(output)), output, color=colours)
@@ -770,11 +771,15 @@ def _filters(options: argparse.Namespace) -> Figure:
     dataset = load_data(options.data, progress=True)
     experiment = configuration.experiment
     dynamics = experiment.build(configuration.image, configuration.classes)
-    if dataset.test_images.shape[1:] != configuration.image:
-        raise ValueError(
-            f"{options.weights} needs images of {configuration.image} pixels, but the data have "
-            f"{dataset.test_images.shape[1:]}: choose other --data"
+    wanted, found = (
+        f"images of {image} pixels and {classes} classes"
+        for image, classes in (
+            (configuration.image, configuration.classes),
+            (dataset.test_images.shape[1:], dataset.classes),
         )
+    )
+    if wanted != found:
+        raise ValueError(f"{options.weights} needs {wanted}, but the data have {found}: choose other --data")
     samples = Samples(dataset.test_images, dataset.test_labels)[:3]
     return draw_filters(dynamics, progress.theta, samples, experiment.phases)
 

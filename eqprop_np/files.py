@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,6 +73,15 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if error.errno is not None and error.filename in (None, temporary, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def require_writable(path: Path) -> None:
+    """Make the directory of a file, and raise an `OSError` if `replacing` could not write the file there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: this is not a regular file; choose another one")
+    with naming(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def is_irregular(path: Path) -> bool:

@@ -36,7 +36,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -283,8 +283,9 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
     Raises
     ------
     ValueError
-        If two points have the same name, if the directory cannot be used, or if a file in it has the name of
-        a point and is not the record of a point with these settings.
+        If two points have the same name, if the directory cannot be used, if a file in it has the name of a
+        point and is not the record of a point with these settings, or if the data or the numbers of training
+        images of two points or records differ.
     BlockingIOError
         If another sweep uses the directory.
     """
@@ -293,7 +294,7 @@ def sweep(points: Sequence[Configuration], directory: Path, executor: Executor) 
         raise ValueError(
             f"{twice[0]} is given more than once: a name must have one run, so remove the others"
         )
-    _prepare(directory)
+    _prepare(directory, points)
     jobs = _angle_jobs(directory, points) | {
         name: (measure, point, directory / name)
         for name, point in zip(names, points, strict=True)
@@ -343,7 +344,7 @@ def _angle_jobs(directory: Path, points: Iterable[Configuration]) -> dict[str, t
     }
 
 
-def _prepare(directory: Path) -> None:
+def _prepare(directory: Path, points: Iterable[Configuration]) -> None:
     """Make the directory and its summary, so that what cannot be read or written is found before training."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -353,6 +354,12 @@ def _prepare(directory: Path) -> None:
         raise ValueError(
             f"{directory} cannot be used for the results ({error.strerror}): choose another --out"
         ) from None
+    found = {path.stem: _configuration(_read(path)) for path in directory.glob("*-seed*.json")}
+    _require_same_data(found | {point_name(point): point for point in points})
+
+
+def _configuration(record: Record) -> Configuration:
+    return Configuration.from_json(record["configuration"])
 
 
 def _write(directory: Path, results: dict[str, Record], last: bool = False) -> dict[str, str]:
@@ -401,7 +408,7 @@ def _finished(directory: Path, point: Configuration) -> bool:
     path = directory / f"{point_name(point)}.json"
     if not path.exists():
         return False
-    if not point.agrees_with(Configuration.from_json(_read(path)["configuration"])):
+    if not point.agrees_with(_configuration(_read(path))):
         raise ValueError(f"{path} holds a run with other settings: choose another --out, or remove the file")
     return True
 
@@ -410,9 +417,24 @@ def _read(path: Path) -> Record:
     """Return the record of a point, or raise a ValueError that names the file."""
     with _named(path, "record of a point"):
         record: Record = json.loads(read_text(path))
-        Configuration.from_json(record["configuration"])
-        _error(record)
+        name = point_name(Configuration.from_json(record["configuration"]))
+        _entry(record, {}), _error(record, "train_error"), _minutes(record, 1)  # all that is used is there
+        sorted(map(str, _commits(record)))
+    if path.stem != name:
+        raise ValueError(f"{path} is the record of {name}: give it this name, or remove it")
     return record
+
+
+def _require_same_data(runs: Mapping[str, Configuration]) -> None:
+    """Raise a ValueError if the data or the numbers of images differ: their errors do not compare."""
+    first, *others = runs or [""]
+    for name in others:
+        a, b = runs[first], runs[name]
+        if not a.agrees_with(replace(b, experiment=a.experiment, source=a.source, seed=a.seed)):
+            raise ValueError(
+                f"{first} and {name} differ in their data or in the number of training images: choose "
+                "another --out for one of them"
+            )
 
 
 @contextmanager
@@ -420,7 +442,7 @@ def _named(path: Path, kind: str) -> Iterator[None]:
     """Replace any error of a file's content by one that names the file."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not the {kind} ({type(error).__name__}): remove it, or choose another --out"
         ) from None
@@ -454,7 +476,7 @@ def _read_angles(path: Path) -> Record:
 
 def _entry(record: Record, angles: dict[str, Record]) -> Record:
     """Return the entry of a point in the summary. Its angles are those of all seeds, if they are measured."""
-    experiment = Configuration.from_json(record["configuration"]).experiment
+    experiment = _configuration(record).experiment
     return {
         "preset": record["preset"],
         "psi": experiment.psi or 0.0,
@@ -545,7 +567,7 @@ def table(runs: Sequence[Listed], directory: Path) -> str:
     Raises
     ------
     ValueError
-        If a record has other settings than its run in the list.
+        If a record has other settings than its run in the list, or if two records have other data.
     """
     rows: dict[str, tuple[Listed, list[Record]]] = {}
     missing = []
@@ -557,9 +579,11 @@ def table(runs: Sequence[Listed], directory: Path) -> str:
             missing.append(name)
             continue
         record = _read(path)
-        if Configuration.from_json(record["configuration"]).experiment != run.experiment:
+        if _configuration(record).experiment != run.experiment:
             raise ValueError(f"{path} holds a run with other settings than the list: choose another --out")
         records.append(record)
+    found = (_configuration(record) for _, records in rows.values() for record in records)
+    _require_same_data({point_name(configuration): configuration for configuration in found})
     order = {name: k for k, name in enumerate(EXPERIMENTS)}
     ordered = sorted(
         rows.values(), key=lambda row: (order[row[0].experiment.name], row[0].experiment.psi or 0)

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import as_python, check_integer, check_kind, check_theta, describe, is_number
+from eqprop_np.connections import ConvPool, Dense
 from eqprop_np.dynamics import Dynamics
 from eqprop_np.files import is_irregular, write_arrays
 from eqprop_np.network import Network, Theta
@@ -37,7 +38,15 @@ from eqprop_np.processes import SharedRule, output
 from eqprop_np.relaxation import tight_schedule
 from eqprop_np.rules import LearningRule, learning_rule
 from eqprop_np.rules.ep import ep
-from eqprop_np.rules.phases import Phases, Rule, Update, check_stable, free_phase, require_plain_cost
+from eqprop_np.rules.phases import (
+    Phases,
+    Rule,
+    Update,
+    check_resolution,
+    check_stable,
+    free_phase,
+    require_plain_cost,
+)
 from eqprop_np.rules.vector_field import weight_angle
 from eqprop_np.samples import Samples, check_inputs, check_samples, number_of_classes, warn_if_far
 
@@ -318,6 +327,9 @@ def fit(
         progress = Progress.begin(dynamics, run.optimizer, seed, dtype)
     else:
         _check_progress(progress, run, len(training))
+    dtype = next(iter(progress.theta.values())).dtype
+    check_resolution(phases, run.record.function, dtype, stacklevel=3)
+    _check_own_parts(dynamics, progress.theta, training[:3], dtype)
     with bar(run, len(training), show_progress) as advance:
 
         def after_batch(progress: Progress) -> bool:
@@ -377,6 +389,27 @@ def _check_parameters(theta: Theta, dynamics: Dynamics) -> None:
     for name, value in theta.items():
         if value.dtype.type not in (np.float32, np.float64):
             raise TypeError(f"theta[{name!r}] must be float32 or float64, got {value.dtype}")
+
+
+def _check_own_parts(dynamics: Dynamics, theta: Theta, samples: Samples, dtype: DTypeLike) -> None:
+    """Check the shapes that parts of your own return: NumPy would extend some wrong ones without an error."""
+    network, cost = dynamics.network, dynamics.cost.at(theta)
+    s = network.zeros(len(samples), dtype)
+    activities = (samples.inputs(network, dtype), *map(dynamics.activity, s))
+    y = samples.targets(dynamics, dtype)
+    scores = dynamics.scores(theta, s)
+    found = {f"the derivative of the cost {cost.name}": (cost.derivative(scores, y), scores.shape)}
+    for c in network.connections:
+        if type(c) not in (Dense, ConvPool):
+            pre, post = activities[c.pre], activities[c.post]
+            drive, switches = c.to_post(theta[c.name], pre)
+            found[f"to_post of connection {c.name}"] = (drive, post.shape)
+            found[f"gradient of connection {c.name}"] = (c.gradient(pre, post, switches), c.shape)
+            if c.pre > 0:
+                found[f"to_pre of connection {c.name}"] = (c.to_pre(theta[c.name], post, switches), pre.shape)
+    for what, (value, shape) in found.items():
+        if np.shape(value) != shape:
+            raise ValueError(f"{what} must return shape {shape} for {len(y)} samples, got {np.shape(value)}")
 
 
 def _is_true(answer: Any) -> bool:

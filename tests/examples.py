@@ -73,12 +73,12 @@ def idx(array: Array) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
-def write_bands(directory: Path, side: int = 8, train: int = 60, test: int = 25) -> Path:
-    """Write a data set of three classes: noise with a bright band, whose position is the class."""
+def write_bands(directory: Path, side: int = 8, train: int = 60, test: int = 25, classes: int = 3) -> Path:
+    """Write a data set of some classes: noise with a bright band, whose position is the class."""
     directory.mkdir()
     rng = np.random.default_rng(0)
     for name, size in (("train", train), ("t10k", test)):
-        labels = (np.arange(size) % 3).astype(np.uint8)
+        labels = (np.arange(size) % classes).astype(np.uint8)
         images = rng.integers(0, 100, (size, side, side)).astype(np.uint8)
         for image, label in zip(images, labels, strict=True):
             image[2 * label : 2 * label + 2] += 150

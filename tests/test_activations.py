@@ -95,6 +95,13 @@ def test_slope_uses_the_value_only_where_the_activation_offers_this() -> None:
     np.testing.assert_array_equal(plain.slope(a, wrong), sigmoid.derivative(a))
 
 
+@pytest.mark.parametrize("name", ["value", "derivative", "second"])
+def test_a_function_that_is_missing_is_refused(name: str) -> None:
+    functions = {"value": np.tanh, "derivative": np.cosh, "second": np.sinh} | {name: None}
+    with pytest.raises(TypeError, match=f"{name} must be a function of an array, got None"):
+        Activation("mine", **functions)
+
+
 # --- complex numbers
 
 

@@ -71,6 +71,18 @@ def test_it_prints_a_row_for_each_preset(
     assert record["to the letter"] == []
 
 
+@pytest.mark.parametrize("options", [["--json"], ["--scaling", "--json", "record.json", "--out"]])
+def test_a_file_that_cannot_be_written_is_found_before_the_work(
+    options: list[str], data: Path, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("directory.png").mkdir()
+    for name in ("_presets", "_scaling"):
+        monkeypatch.setattr(benchmark, name, lambda *arguments: pytest.fail("it has begun"))
+    assert main([*options, "directory.png", "--data", str(data)]) == 2
+    assert capsys.readouterr().err == "error: directory.png: this is not a regular file; choose another one\n"
+
+
 def test_every_preset_can_be_measured(samples: Samples) -> None:
     for name in ("p-1h", "cvf-1h", "conv"):
         smaller = {"channels": (2, 2)} if name == "conv" else {"hidden": (4,)}

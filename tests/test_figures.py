@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from eqprop_np import figures, mnist
+from eqprop_np.costs import Readout
 from eqprop_np.dynamics import DiscreteTime
 from eqprop_np.experiments import checkpoint
 from eqprop_np.experiments.datasets import load
@@ -346,6 +347,18 @@ def test_the_filters_and_the_steady_state_are_those_of_the_checkpoint(cnn: tuple
     np.testing.assert_allclose([bar.get_height() for bar in grid[7].patches], free.state[-1][1])
 
 
+def test_the_filters_of_a_network_with_a_readout_have_its_scores(cnn: tuple[Path, Path]) -> None:
+    _, data = cnn
+    dynamics = DiscreteTime(convolutional((16, 16, 1), [2], [], kernel=3), cost=Readout(3))
+    theta = dynamics.init(np.random.default_rng(1))
+    images = load(str(data))
+    samples, phases = Samples(images.test_images, images.test_labels)[:2], Phases(40, 1, 1.0)
+    figure = figures.draw_filters(dynamics, theta, samples, phases)
+    _, free = free_phase(dynamics, theta, samples.inputs(dynamics.network, np.float32), phases)
+    heights = [bar.get_height() for bar in figure.axes[-1].patches]
+    np.testing.assert_allclose(heights, dynamics.scores(theta, free.state)[1], rtol=1e-6)
+
+
 @pytest.fixture
 def drawn_filters() -> tuple[Figure, Any, Theta, Samples, Phases]:
     """Draw a CNN of images that are not square and whose layers differ in all numbers."""
@@ -445,12 +458,17 @@ def test_the_command_draws_filters_of_a_cnn_alone(
     dense = tmp_path / "dense"
     assert mnist.main(["--epochs", "1", "--hidden", "4", "--quiet", "--data", data, "--out", str(dense)]) == 0
     other = str(write_bands(tmp_path / "other", side=6))
+    more = str(write_bands(tmp_path / "more", side=16, classes=4))
     capsys.readouterr()
     for arguments, words in (
         (["--weights", str(dense / "checkpoint.npz"), "--data", data], "w0-1 is not a convolution"),
         (
             ["--weights", weights, "--data", other],
-            "needs images of (16, 16) pixels, but the data have (6, 6)",
+            "needs images of (16, 16) pixels and 3 classes, but the data have images of (6, 6) pixels",
+        ),
+        (
+            ["--weights", weights, "--data", more],
+            "and 3 classes, but the data have images of (16, 16) pixels and 4 classes",
         ),
         (["--weights", str(tmp_path / "none.npz"), "--data", data], "the checkpoint does not exist"),
         (["--weights", weights, "--data", str(tmp_path / "none")], "none"),

@@ -398,6 +398,39 @@ def test_the_own_rule_fits_in_the_table() -> None:
     assert rule.fastest(POOLING) is extrapolated
 
 
+class Extended(eq.Dense):
+    """Its drive and its gradient have one neuron less dimension, which NumPy would extend."""
+
+    wrong = "to_post"
+
+    def to_post(self, w: Array, pre: Array, switches: Array | None = None) -> tuple[Array, None]:
+        drive = super().to_post(w, pre)[0]
+        return drive[:, :1] if self.wrong == "to_post" else drive, None
+
+    def to_pre(self, w: Array, post: Array, switches: Array | None = None) -> Array:
+        drive = super().to_pre(w, post)
+        return drive[:, :1] if self.wrong == "to_pre" else drive
+
+    def gradient(self, pre: Array, post: Array, switches: Array | None = None) -> Array:
+        gradient = super().gradient(pre, post)
+        return gradient[:1] if self.wrong == "gradient" else gradient
+
+
+@pytest.mark.parametrize("wrong", ["to_post", "to_pre", "gradient", "cost"])
+def test_a_part_of_a_wrong_shape_is_refused_before_training(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Extended, "wrong", wrong)
+    mean = eq.Cost("mean", eq.squared_error.value, lambda output, y: (output - y).mean(axis=0))
+    own = Extended(1, 2, (4,), (3,))
+    network = eq.Network(((2,), (4,), (3,)), (eq.Dense(0, 1, (2,), (4,)), own))
+    dynamics = eq.DiscreteTime(network, cost=mean if wrong == "cost" else eq.squared_error)
+    X, y = np.random.default_rng(0).random((6, 2)), np.arange(6) % 3
+    what = "the derivative of the cost mean" if wrong == "cost" else f"{wrong} of connection w1-2"
+    with pytest.raises(ValueError, match=rf"{what} must return shape \(\d, \d\) for 3 samples, got \("):
+        eq.fit(dynamics, X, y, phases=eq.Phases(20, 5, beta=0.2))
+
+
 def test_the_fast_twins_leave_networks_with_own_connections() -> None:
     """The fast forms of C-EP and C-VF assume dense connections, so they must not be chosen here."""
     for name in ("cep", "cvf"):

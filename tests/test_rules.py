@@ -1,7 +1,10 @@
 """The table of rules: what each record says of its rule is true, and each rule checks its arguments."""
 
+import copy
 import inspect
+import pickle
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
@@ -195,7 +198,80 @@ def test_a_rule_of_ones_own_is_one_record() -> None:
     assert large.fastest(NETWORKS["long chain"]) is eq.ep  # it checks, because the record is not in the table
 
 
+@pytest.mark.parametrize(
+    "settings, error, words",
+    [
+        ({"function": 5}, TypeError, "function must be a rule such as eqprop_np.ep, got 5"),
+        ({"networks": "Tied"}, ValueError, "networks must be tied, untied or both, got 'Tied'"),
+        ({"estimates": "one-sided"}, TypeError, "estimates must be a tuple of estimates such as"),
+        ({"estimates": ("two-sided",)}, ValueError, "estimates must be some of one-sided, random-sign, cent"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_refused(settings: dict, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        LearningRule(**{"name": "mine", "function": eq.ep} | settings)
+
+
+def test_a_shared_rule_outside_its_context_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"write `with eqprop_np\.share"):
+        learning_rule(eq.share(eq.ep, 2))
+
+
 # --- the checks of the arguments
+
+
+def test_a_copy_of_the_dynamics_is_checked_as_the_original() -> None:
+    for copied in (copy.deepcopy(DiscreteTime(CHAIN)), pickle.loads(pickle.dumps(DiscreteTime(CHAIN)))):
+        theta = copied.init(np.random.default_rng(0))
+        x, y = np.ones((1, *CHAIN.shapes[0]), np.float32), np.eye(*CHAIN.shapes[-1])[:1]
+        with pytest.raises(ValueError, match="beta must be between -1 and 1 in discrete time"):
+            eq.ep(copied, theta, x, y, Phases(50, 5, 1.5))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["ep", "cep", "asymep", "implicit"])
+def test_a_nudge_below_rounding_is_refused(name: str, dtype: type) -> None:
+    """The implicit gradient has no nudge."""
+    dynamics = DiscreteTime(CHAIN)
+    theta = dynamics.init(np.random.default_rng(0), dtype)
+    x, y = np.ones((1, *CHAIN.shapes[0]), dtype), np.eye(*CHAIN.shapes[-1], dtype=dtype)[:1]
+    phases = Phases(
+        50,
+        5,
+        5 * float(np.finfo(dtype).eps),
+        schedule=Synchronous(),
+        learning_rates=dict.fromkeys(theta, 0.1),
+    )
+    if name == "implicit":
+        RULES[name].function(dynamics, theta, x, y, phases)
+        return
+    with pytest.raises(ValueError, match=f"for {np.dtype(dtype)}, got .*: rounding hides the effect"):
+        RULES[name].function(dynamics, theta, x, y, phases)
+    with pytest.raises(ValueError, match="beta must be at least"):
+        eq.fit(dynamics, x, y, phases=phases, rule=RULES[name])
+
+
+@pytest.mark.parametrize(
+    "changes, warned",
+    [({}, True), ({"tol": 1e-3}, False), ({"estimate": "centered"}, False), ({"beta": -0.06}, False)],
+)
+def test_a_tolerance_that_hides_the_nudge_is_reported(changes: dict, warned: bool) -> None:
+    """The first phase leaves an error of the order of its tolerance, which EP divides by β."""
+    changes = {"tol": 5e-3, "beta": 0.04} | changes
+    dynamics = DiscreteTime(CHAIN)
+    theta = dynamics.init(np.random.default_rng(0), np.float64)
+    x, y = np.ones((1, *CHAIN.shapes[0])), np.eye(*CHAIN.shapes[-1])[:1]
+    schedule = Alternating(tol=changes.pop("tol"))
+    phases = Phases(50, 5, schedule=schedule, **changes)
+    for call in (
+        lambda: eq.ep(dynamics, theta, x, y, phases),
+        lambda: eq.fit(dynamics, x, y, phases=phases, epochs=1),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        assert [w.filename == __file__ for w in caught] == [True] * warned
+        assert all("more than a tenth of beta, 0.04, so" in str(w.message) for w in caught)
 
 
 def graph_for(function: Rule) -> Network:

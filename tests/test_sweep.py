@@ -418,7 +418,7 @@ def test_a_summary_that_cannot_be_written_is_a_failure(
     tmp_path: Path, executor: Executor, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "angles").mkdir()
-    monkeypatch.setattr(sweep, "_prepare", lambda directory: None)
+    monkeypatch.setattr(sweep, "_prepare", lambda directory, points: None)
     FullDisk(monkeypatch, "summary.json", times=1)
     failed = sweep.sweep(points(), tmp_path, executor)
     assert failed == {"summary.json": "OSError: [Errno 28] No space left on device"}
@@ -451,6 +451,55 @@ def test_a_foreign_file_with_the_name_of_a_point_is_refused(
     assert main(["--table", str(listed(tmp_path / "list", "p-1h")), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'p-1h-seed0.json'} is not the record of a point")
+
+
+@pytest.mark.parametrize("missing", ["preset", "seed", "epochs", "history", "train_error", "seconds"])
+def test_a_record_without_a_field_is_refused(
+    missing: str, tmp_path: Path, measured: list[str], executor: Executor
+) -> None:
+    sweep.sweep(points(), tmp_path, executor)
+    path = tmp_path / "p-1h-seed3.json"
+    record = json.loads(path.read_text("utf-8"))
+    for holder in (record, *record["history"]):
+        holder.pop(missing, None)
+    for content in (json.dumps(record), "[" * 100_000):
+        path.write_text(content, "utf-8")
+        with pytest.raises(ValueError, match=rf"^{path} is not the record of a point \(\w+\): remove it"):
+            sweep.sweep(points(), tmp_path, executor)
+
+
+def test_a_record_with_the_name_of_another_is_refused(
+    tmp_path: Path, measured: list[str], executor: Executor
+) -> None:
+    """Otherwise one run would count as two seeds."""
+    sweep.sweep(points(), tmp_path, executor)
+    copy = tmp_path / "p-1h-seed4.json"
+    copy.write_text((tmp_path / "p-1h-seed3.json").read_text("utf-8"), "utf-8")
+    with pytest.raises(ValueError, match=f"{copy} is the record of p-1h-seed3: give it this name, or remove"):
+        sweep.sweep(points(), tmp_path, executor)
+
+
+@pytest.mark.parametrize("source, size", [("glyphs", 50), ("glyphs", 70)])
+def test_one_directory_has_runs_of_one_data_set(
+    source: str, size: int, tmp_path: Path, measured: list[str], executor: Executor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sweep.sweep(points(), tmp_path, executor)
+    measured.clear()
+    others = grid(["p-1h"], (), [4], source, size, **SMALL)
+    with pytest.raises(ValueError, match="and p-1h-seed4 differ in their data or in the number of training"):
+        sweep.sweep(others, tmp_path, executor)
+    assert measured == []
+    sweep.sweep(others, tmp_path / "other", executor)
+    path = listed(tmp_path / "list", "p-1h --seeds 3 4")
+    for run in sweep.read_list(path):
+        (file,) = tmp_path.rglob(f"p-1h-seed{run.seed}.json")
+        record = json.loads(file.read_text("utf-8"))
+        configuration = Configuration.from_json(record["configuration"])
+        record["configuration"] = replace(configuration, experiment=run.experiment).to_json()
+        (tmp_path / file.name).write_text(json.dumps(record), "utf-8")
+    assert main(["--table", str(path), "--out", str(tmp_path)]) == 2
+    assert "p-1h-seed3 and p-1h-seed4 differ in their data" in capsys.readouterr().err
 
 
 def test_a_point_given_twice_and_a_useless_directory_are_refused(

@@ -66,6 +66,8 @@ def load(path: Path) -> tuple[Configuration, Progress]:
         _check(configuration, progress)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: the checkpoint does not exist; check the path") from None
+    except PermissionError:
+        raise CheckpointError(f"{path}: you may not read this file; change its permissions") from None
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file can raise any exception

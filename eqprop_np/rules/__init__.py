@@ -89,6 +89,8 @@ def learning_rule(rule: Rule | LearningRule) -> LearningRule:
     """Return the record of a rule: that of the table, or a new one for a rule of your own."""
     if isinstance(rule, LearningRule):
         return rule
+    if hasattr(rule, "__enter__"):
+        raise TypeError("rule must be a function: write `with eqprop_np.share(...) as rule:` around the call")
     if not callable(rule):
         raise TypeError(f"rule must be a function such as eqprop_np.ep, got {describe(rule)}")
     known = (record for record in RULES.values() if record.function is rule)

@@ -3,12 +3,14 @@
 A rule is a function of (dynamics, θ, x, y, phases) that returns an `Update`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from eqprop_np.activations import Array
 from eqprop_np.checks import (
@@ -133,6 +135,7 @@ def checked(rule: Rule, signs: Signs = "estimate", synchronous: bool = False) ->
     def check_and_call(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
         y = check_problem(dynamics, theta, x, y, phases)
         check_stable(dynamics, phases, check_and_call)
+        check_resolution(phases, check_and_call, np.result_type(x, *theta.values()), stacklevel=3)
         return rule(dynamics, theta, x, y, phases)
 
     vars(check_and_call).update(signs=signs, synchronous=synchronous)
@@ -183,6 +186,29 @@ def check_stable(dynamics: Dynamics, phases: Phases, rule: Rule) -> None:
         raise ValueError(
             f"beta must be at least -1 in real time without clamping, got {least:g}: the nudge would push "
             "the output away from the target by more than the leak returns, so the phase does not converge"
+        )
+
+
+def check_resolution(phases: Phases, rule: Rule, dtype: DTypeLike, stacklevel: int) -> None:
+    """Raise a ValueError if rounding hides the effect of the nudge; warn if the tolerance may do so.
+
+    A rule divides the difference of two states by β. Each of them has an error: that of rounding, and what
+    the first phase, which stops at the schedule's tolerance, has left.
+    """
+    if signs_of(rule) == "none":
+        return
+    beta, least = abs(phases.beta), float(10 * np.finfo(dtype).eps)
+    if beta < least:
+        raise ValueError(
+            f"beta must be at least {least:.0e} in size for {np.dtype(dtype)}, got {phases.beta:g}: rounding "
+            "hides the effect of a smaller nudge"
+        )
+    if phases.estimate != "centered" and phases.schedule.tol > 0.1 * beta:
+        warnings.warn(
+            f"the tolerance of the first phase, {phases.schedule.tol:g}, is more than a tenth of beta, "
+            f"{phases.beta:g}, so the update may consist of what the first phase has left: choose a smaller "
+            "tol or a larger beta",
+            stacklevel=stacklevel,
         )
 
 
