@@ -1,7 +1,7 @@
 """Activation functions σ of Eq. (3), each with its derivatives σ′ and σ″.
 
 The published experiments use the sigmoid and the hard sigmoid. The figures of Theorem 1 use tanh.
-Each function takes an array of any shape and returns one of the same shape and dtype.
+Each function takes an array of floats with at least one dimension and returns one of its shape and dtype.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,11 @@ class Activation:
         gradients through real-time dynamics only.
     derivative_from_value : callable, optional
         The map from σ(a) to σ′(a), where it is cheaper than σ′ itself.
+
+    Raises
+    ------
+    TypeError
+        If ``value``, ``derivative`` or ``second`` is not a function.
 
     Examples
     --------

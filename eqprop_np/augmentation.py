@@ -17,6 +17,16 @@ def random_shift(pixels: int) -> Transform:
     """Return a transform for `fit` that moves each image by up to so many pixels in each direction.
 
     Zeros move in at the border. The batch has shape (B, H, W) or (B, H, W, C).
+
+    Parameters
+    ----------
+    pixels : int
+        The largest number of pixels, from 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
     """
     check_integer("pixels", pixels, least=0)
 
@@ -46,6 +56,11 @@ def random_distortion(strength: float = 1.0) -> Transform:
     ----------
     strength : float
         Factor on the standard deviations, from 0 (images are not changed) to 10.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
 
     Examples
     --------

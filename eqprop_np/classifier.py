@@ -56,8 +56,8 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
     hidden_layer_sizes : int or sequence of int
         The number of neurons of each hidden layer. With ``()`` the input drives the output directly.
     rule : str or callable
-        A name in `eqprop_np.RULES` ("ep", "cep", "vf", "cvf", "bptt") or a rule of your own. "vf" and "cvf"
-        train a network with untied weights. "cep" and "cvf" require ``optimizer="sgd"``.
+        A name in `eqprop_np.RULES` such as "ep" or "cep", or a rule of your own. "vf" and "cvf" train a
+        network with untied weights. "cep" and "cvf" require ``optimizer="sgd"``.
     beta : float
         The strength β of the nudge. Its estimate is centred where the rule allows it, and has a random
         sign otherwise.

@@ -72,7 +72,7 @@ def convolve_transpose(
 ) -> Array:
     """Return w ⋆ᵀ u, the adjoint of s ↦ w ⋆ s: (k, k, C, D), (B, H', W', D) → (B, H, W, C).
 
-    ``shape`` is (H, W, C). `convolve_transpose_by_rows` returns the same, faster.
+    ``shape`` is (H, W, C). `convolve_transpose_by_rows` has the same result and is faster.
     """
     kernel, _, channels, features = w.shape
     patches = u.reshape(-1, features) @ w.reshape(-1, features).T

@@ -67,7 +67,7 @@ class Cost:
         return {}
 
     def target_shape(self, layer: Shape) -> Shape:
-        """Return the shape of a sample's target for a last layer of this shape: the same."""
+        """Return the shape of a sample's target for a last layer of this shape: that shape."""
         return layer
 
     def scores(self, theta: Mapping[str, Array], s: Array) -> Array:
@@ -122,6 +122,11 @@ class Readout:
         The number of scores.
     loss : Cost
         ℓ(z, y); the cross-entropy by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
 
     Notes
     -----

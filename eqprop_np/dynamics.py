@@ -87,6 +87,12 @@ class DiscreteTime(_Parts):
         σ.
     cost : Cost or Readout
         ℓ. A readout adds its parameters to θ.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind, or if the network and the cost have a parameter
+        of the same name.
     """
 
     network: Network
@@ -156,6 +162,12 @@ class RealTime(_Parts):
     authors_code : bool
         Follow the authors' code in two places in which it differs from E: the first layers see ρ(x) instead
         of x, and the output layer moves without the factor ρ′(s). ∂Φ/∂θ still contains ρ(s) of the output.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range, or if the network and the cost have a parameter
+        of the same name.
     """
 
     network: Network
@@ -280,6 +292,7 @@ def step(dynamics: Dynamics, theta: Theta, x: Array, s: State, nudge: Nudge | No
 
     Parameters
     ----------
+    dynamics : DiscreteTime or RealTime
     theta : dict of ndarray
     x : ndarray, shape (B, …)
     s : tuple of ndarray, each (B, …)
@@ -380,6 +393,7 @@ def linearize(dynamics: Dynamics, theta: Theta, x: Array, s: State) -> LinearSte
 
     Parameters
     ----------
+    dynamics : DiscreteTime or RealTime
     theta : dict of ndarray
     x : ndarray, shape (B, …)
     s : tuple of ndarray, each (B, …)

@@ -616,6 +616,11 @@ def toy(inputs: int = 10, hidden: int = 50, outputs: int = 5) -> Network:
     """Return the toy model of Fig. 1(b), with connections x → h, x → o and h → o.
 
     The connection x → o skips a layer, so this network is not a chain.
+
+    Parameters
+    ----------
+    inputs, hidden, outputs : int
+        The numbers of neurons of x, h and o.
     """
     shapes = ((inputs,), (hidden,), (outputs,))
     return Network(shapes, tuple(Dense(a, b, shapes[a], shapes[b]) for a, b in ((0, 1), (0, 2), (1, 2))))

@@ -54,6 +54,11 @@ class SGD:
     weight_decay : float
         λ. It acts on the weights and not on the biases.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
+
     Examples
     --------
     >>> theta = {"w0-1": np.array([[1.0]]), "b1": np.array([1.0])}
@@ -119,6 +124,11 @@ class Adam:
         ε, which prevents a division by 0.
     weight_decay : float
         λ. It acts on the weights and not on the biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
     """
 
     learning_rates: float | Mapping[str, float] = 1e-3
@@ -246,6 +256,16 @@ class RateSchedule(Protocol):
 class Exponential:
     """The factor decay^epoch. ``Exponential(1.0)`` is constant.
 
+    Parameters
+    ----------
+    decay : float
+        The factor of one epoch, positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
+
     Examples
     --------
     >>> print([Exponential(0.5)(epoch) for epoch in range(3)])
@@ -265,6 +285,18 @@ class Exponential:
 @dataclass(frozen=True)
 class Steps:
     """The factor decay^⌊epoch / every⌋: one more factor ``decay`` after each ``every`` epochs.
+
+    Parameters
+    ----------
+    every : int
+        The number of epochs between two steps.
+    decay : float
+        The factor of one step, positive.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
 
     Examples
     --------
@@ -289,6 +321,16 @@ class Steps:
 class Cosine:
     """A cosine from 1 in the first epoch towards 0 after ``epochs``.
 
+    Parameters
+    ----------
+    epochs : int
+        The number of epochs of the schedule.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
+
     Examples
     --------
     >>> print([round(Cosine(4)(epoch), 3) for epoch in range(4)])
@@ -310,6 +352,18 @@ class Warmup:
     """Smaller factors in the first ``epochs``, which rise linearly, and then another schedule.
 
     In these epochs the factor is (epoch + 1) / (epochs + 1) times the first one of ``then``.
+
+    Parameters
+    ----------
+    epochs : int
+        The number of epochs of the rise.
+    then : callable
+        The schedule after it; constant by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
 
     Examples
     --------

@@ -93,6 +93,11 @@ class Synchronous:
     ----------
     tol : float
         Stop when the residual is at most ``tol``. With 0, the default, every step is taken.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
     """
 
     tol: float = 0.0
@@ -149,6 +154,11 @@ class Alternating:
         Stop each sample when its own residual is at most the tolerance. So no sample waits for the slowest
         one of its batch, and its state does not depend on the others. This saves time where the matrix
         products of a step are large, as in a CNN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of another kind or out of its range.
 
     Notes
     -----
@@ -269,6 +279,7 @@ def relax(
 
     Parameters
     ----------
+    dynamics : DiscreteTime or RealTime
     theta : dict of ndarray
     x : ndarray, shape (B, …)
         The input.
@@ -286,7 +297,8 @@ def relax(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit the network.
+        If an argument does not fit the network or is out of its range, if the graph has no two groups for
+        the alternating schedule, or if a trajectory is asked for where each sample stops by itself.
 
     Examples
     --------

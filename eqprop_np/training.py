@@ -97,7 +97,7 @@ class Progress:
         "validation_error" and "average_validation_error" (of the average) in percent, "seconds" (since the
         start of the run), "steps" (the mean of a first phase), "converged" (the share of the first phases,
         if the schedule has a tolerance), and "weight_angle" (untied networks). It is NaN where an epoch has
-        no such value.
+        no such value. `fit` pads the lists, so keep measurements of your own elsewhere.
     """
 
     theta: Theta

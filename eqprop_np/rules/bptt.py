@@ -71,7 +71,8 @@ def bptt(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -
     """Return dL/dθ through the last K steps of the first phase: the sum of the ∇_θ(t) of Eq. (6).
 
     These K steps are synchronous, and the steps before follow the schedule of ``phases``. With K = T the
-    whole first phase is unrolled, and dL/dθ is the gradient of the loss after T steps.
+    whole first phase is unrolled, and dL/dθ is the gradient of the loss after T steps. A larger K counts
+    as T.
 
     Parameters
     ----------

@@ -12,8 +12,9 @@ because the sum over the steps telescopes. So the drive p_t w to q has changed b
 
     η_w ((p_t p_tᵀ) q_t − (p_t p_0ᵀ) q_0) / βB
 
-and the drive q_t wᵀ to p by the same with p and q exchanged. The matrices in brackets are B × B. For the
-input, p_t = p_0 = x, and x xᵀ is computed once. The bias acts as a neuron with the constant activity 1.
+and the drive q_t wᵀ to p by this expression with p and q exchanged. The matrices in brackets are B × B.
+For the input, p_t = p_0 = x, and x xᵀ is computed once. The bias acts as a neuron with the constant
+activity 1.
 
 **VF and C-VF.** The input's weights and the biases move as in C-EP, so their drives are computed in this
 way. The other Δ_θ(t) are not differences of one quantity at two times, so those weights move at each step.

@@ -37,6 +37,16 @@ def untied(network: Network) -> Network:
     VF and C-VF are rules for such networks. "w1-2" is the forward weight from layer 1 to layer 2 and "w2-1"
     the backward weight, of the same shape. `Network.init` takes the angle ψ between them.
 
+    Parameters
+    ----------
+    network : Network
+        A network, tied or untied.
+
+    Raises
+    ------
+    TypeError
+        If ``network`` is of another kind.
+
     Examples
     --------
     >>> from eqprop_np.network import chain
@@ -143,7 +153,7 @@ def cvf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) ->
 def vf(dynamics: Dynamics, theta: Theta, x: Array, y: Array, phases: Phases) -> Update:
     """Return dL/dθ by the vector field rule: `cvf` with constant θ in the second phase.
 
-    The parameters are those of `cvf`; the learning rates are not used.
+    The parameters and the errors are those of `cvf`; the learning rates are not used.
     """
     constant = replace(phases, learning_rates=dict.fromkeys(theta, 0.0))
     return sum_of_deltas(dynamics, theta, x, y, constant, field_delta)

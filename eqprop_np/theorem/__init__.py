@@ -91,6 +91,9 @@ def first_phase(dynamics: Dynamics, theta: Theta, x: Array, steps: int, limit: i
 
     Parameters
     ----------
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
     steps : int
         K.
     limit : int
@@ -144,6 +147,10 @@ def updates(
 
     Parameters
     ----------
+    dynamics : DiscreteTime or RealTime
+    theta : dict of ndarray
+    x : ndarray, shape (B, …)
+    y : ndarray, shape (B, classes)
     rest : Relaxation
         The first phase (`first_phase`). K is its number of steps.
     beta : float
