@@ -795,7 +795,7 @@ def dense(pre: int, post: int, pre_size: int, post_size: int, name: str = "") ->
         (
             ((4,), (3,)),
             (dense(0, 1, 4, 3, "b1"),),
-            "two parameters have the name b1: give one connection another name",
+            "'b1' cannot be the name of a connection, because a bias",
         ),
         (
             ((4,), (3,)),

@@ -247,7 +247,7 @@ def test_a_steady_state_that_synchronous_steps_leave_is_refused() -> None:
 
 def test_a_first_phase_that_overflows_is_refused() -> None:
     """The state becomes infinite and then NaN. A residual of NaN must not count as convergence."""
-    explosive = Activation("explosive", lambda a: 1e200 * a, None, None)
+    explosive = Activation("explosive", lambda a: 1e200 * a, np.ones_like, np.zeros_like)
     dynamics = DiscreteTime(chain([3, 4, 2]), explosive)
     theta, x, _ = System(dynamics, steps=3, beta=0.1).draw(0)
     with (
@@ -400,7 +400,9 @@ def test_the_command_prints_the_orders(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_command_says_when_the_first_phase_does_not_converge(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dynamics = DiscreteTime(chain([3, 4, 2]), Activation("twice", lambda a: 2 * a, None, None))
+    dynamics = DiscreteTime(
+        chain([3, 4, 2]), Activation("twice", lambda a: 2 * a, np.ones_like, np.zeros_like)
+    )
     monkeypatch.setitem(SYSTEMS, "toy", System(dynamics, steps=3, beta=0.1))
     monkeypatch.setattr(systems, "first_phase", lambda *args: first_phase(*args, limit=20))
     assert systems.main(["--system", "toy"]) == 1
