@@ -244,7 +244,6 @@ THREE_LAYERS = {
 OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed, by the name of the file
     "p-1h-first-look": {"epochs": 10},
     "p-1h-bptt": {"epochs": 10, "rule": "bptt"},
-    "cep-2h": {"epochs": 50},
     "conv-augment": WHOLE | DECAY["slow"] | {"epochs": 32, "augment": 1},
     "conv-augment2": WHOLE | DECAY["fast"] | {"epochs": 22, "augment": 2},
     "conv-augment2-slow": WHOLE | DECAY["slow"] | {"epochs": 36, "augment": 2},

@@ -52,8 +52,6 @@ def test_its_errors_are_recorded() -> None:
         for name in ("conv-augment2-slow", "conv-augment")
     )
     assert f"two pixels had {two:.2f} % over epochs 18 to 20, where one had {one:.2f} %" in FLAT
-    error = f"{last('cep-2h', 5):.2f}, mean of the last five epochs"
-    assert f"{record('cep-2h')['epochs']} | {error} | `cep-2h.json` |" in README
 
 
 def test_the_papers_results_are_those_of_the_records() -> None:
