@@ -298,7 +298,7 @@ def test_the_recorded_runs_have_the_settings_of_their_presets(path: Path) -> Non
 
 def test_each_preset_with_a_record_is_compared() -> None:
     names = {json.loads(path.read_text("utf-8"))["preset"] for path in RECORDED}
-    assert names == {"p-1h", "p-2h", "conv", "conv-best", "eb-1h", "cep-1h", "cep-2h", "cvf-1h"}
+    assert names == {"p-1h", "p-2h", "p-3h", "conv", "conv-best", "eb-1h", "cep-1h", "cep-2h", "cvf-1h"}
 
 
 # --- networks
