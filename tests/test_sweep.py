@@ -279,10 +279,14 @@ def test_a_point_without_digests_is_recognized(
 
 @pytest.mark.skipif("EQPROP_NP_DATA" not in os.environ, reason="EQPROP_NP_DATA names no MNIST")
 def test_the_recorded_sweep_is_complete(tmp_path: Path, executor: Executor, measured: list[str]) -> None:
-    """The recorded points have schema 1. They are those that the command of the README makes today."""
-    recorded = ROOT / "data" / "results" / "fig1c"
+    """The recorded points are those that the lists make today."""
+    recorded = ROOT / "data" / "results" / "paper"
     shutil.copytree(recorded, tmp_path, dirs_exist_ok=True)
-    found = grid(["p-1h", "cep-1h", "cvf-1h"], sweep.ANGLES, [0], epochs=30)
+    lists = [sweep.read_list(ROOT / "data" / "lists" / f"{name}.txt") for name in ("table", "fig1c")]
+    runs = {sweep._name(run.experiment, run.seed): run[:2] for runs in lists for run in runs}
+    found = [run for name, run in runs.items() if (recorded / f"{name}.json").exists()]
+    assert len(found) > 30
+    found = sweep._resolve(found, "mnist", None)
     assert sweep.sweep(found, tmp_path, executor) == {}
     assert measured == []
     written, kept = (json.loads((d / "summary.json").read_text("utf-8")) for d in (tmp_path, recorded))
