@@ -21,7 +21,7 @@ def random_shift(pixels: int) -> Transform:
     Parameters
     ----------
     pixels : int
-        The largest number of pixels, from 1.
+        The largest number of pixels, from 0 (images are not changed).
 
     Raises
     ------

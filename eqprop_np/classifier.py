@@ -7,6 +7,7 @@ import it: write ``from eqprop_np.classifier import EPClassifier``.
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from eqprop_np.network import chain
 from eqprop_np.optimizers import SGD, Adam, Optimizer
 from eqprop_np.relaxation import Alternating
 from eqprop_np.rules import RULES, LearningRule, learning_rule
-from eqprop_np.rules.phases import Estimate, Phases, Rule, check_stable, free_phase
+from eqprop_np.rules.phases import Estimate, Phases, Rule, free_phase
 from eqprop_np.rules.vector_field import untied
 from eqprop_np.samples import FAR
 from eqprop_np.training import EVALUATION_BATCH, Diverged, Progress, fit
@@ -258,13 +259,12 @@ class EPClassifier(ClassifierMixin, BaseEstimator):
     def _train(self, X: Array, y: Array, epochs: int) -> "EPClassifier":
         """Train for some more epochs."""
         rule, optimizer, phases = self._settings()
-        check_stable(self.dynamics_, phases, rule.function)  # before the scaler counts the samples
         progress = self.progress_
         progress.abandon_epoch()  # an interrupted one, of other samples
         if progress.optimizer_state.keys() != (state := optimizer.init(progress.theta)).keys():
             progress.optimizer_state = state  # the user has changed the optimizer
         if self.scaler_ is not None:
-            self.scaler_.partial_fit(X)
+            self.scaler_ = deepcopy(self.scaler_).partial_fit(X)  # the old one stays if `fit` refuses
         try:
             fit(
                 self.dynamics_,

@@ -91,8 +91,7 @@ class DiscreteTime(_Parts):
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of another kind, or if the network and the cost have a parameter
-        of the same name.
+        If a parameter is of another kind, or if the network and the cost have a parameter of the same name.
     """
 
     network: Network
@@ -103,7 +102,7 @@ class DiscreteTime(_Parts):
     """A layer's next state does not depend on its own state, except through the nudge."""
 
     clamp = False
-    """The activation bounds the states."""
+    """The states are not clamped."""
 
     nudge_scale = 1.0
     """The β of Eqs. (1), (2) and (7) in units of the nudge's β."""

@@ -78,7 +78,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 def require_writable(path: Path) -> None:
     """Make the directory of a file, and raise an `OSError` if `replacing` could not write the file there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():
+    if is_irregular(path):
         raise OSError(f"{path}: this is not a regular file; choose another one")
     with naming(path), tempfile.TemporaryFile(dir=path.parent):
         pass

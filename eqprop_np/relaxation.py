@@ -244,7 +244,7 @@ Schedule = Synchronous | Alternating
 
 
 def tight_schedule(network: Network, tol: float) -> Schedule:
-    """Return the schedule that finds a steady state with the most certainty: alternating, if there is one."""
+    """Return the alternating schedule, or the synchronous one where the graph has no two groups."""
     try:
         network.groups  # noqa: B018
     except ValueError:  # a graph with a cycle of odd length

@@ -270,9 +270,8 @@ def fit(
         After each epoch the error on them is recorded, with the parameters and with their average.
     transform : callable, optional
         Maps a batch of X and the generator to a changed batch of the same shape and dtype (bytes stay
-        bytes), for data augmentation,
-        such as `eqprop_np.random_shift` and `eqprop_np.random_distortion` return it. The validation data
-        are not changed.
+        bytes), for data augmentation, such as `eqprop_np.random_shift` and `eqprop_np.random_distortion`
+        return it. The validation data are not changed.
     seed : int
         Of the generator, for a new run.
     progress : Progress, optional

@@ -358,6 +358,7 @@ def test_a_run_that_diverges_leaves_no_model() -> None:
     "change, X, y",
     [
         ({"beta": 1.5}, np.eye(6), np.arange(6) % 3),
+        ({"beta": 1e-16}, np.eye(6), np.arange(6) % 3),
         ({}, np.eye(6)[:, :4], np.zeros(6)),
         ({"hidden_layer_sizes": 0}, np.eye(6), np.arange(6) % 3),
     ],

@@ -125,16 +125,16 @@ def require_analytic(dynamics: Dynamics, theta: Theta, x: Array, y: Array) -> No
     network = dynamics.network
     network.require_tied()
     static, nudge = dynamics.input_drive(theta, x[:1]), Nudge(1.0, y[:1])
-    direction = network.zeros(1, np.result_type(x, *theta.values()))
-    h = float(np.cbrt(np.finfo(direction[-1].dtype).eps))
+    state = tuple(value + 0.6 for value in network.zeros(1, np.result_type(x, *theta.values())))
+    step = float(np.cbrt(np.finfo(state[-1].dtype).eps))
 
     def derivative(h: complex) -> State:
-        ends = (tuple(0.6 + sign * h + value for value in direction) for sign in (1, -1))
+        ends = (tuple(value + sign * h for value in state) for sign in (1, -1))
         after, before = (one_step(dynamics, theta, static, s, nudge) for s in ends)
         return tuple((a - b) / (2 * h) for a, b in zip(after, before, strict=True))
 
     try:
-        pairs = list(zip(derivative(h), derivative(1j * h), strict=True))
+        pairs = list(zip(derivative(step), derivative(1j * step), strict=True))
     except TypeError as error:
         raise ValueError(f"holomorphic EP needs complex states, but {error}") from error
     if not all(np.allclose(a, b, 0, 1e-2 * max(1, np.abs(a).max())) for a, b in pairs):
