@@ -65,13 +65,19 @@ def test_the_papers_results_are_those_of_the_records() -> None:
     assert {path.stem for path in (RESULTS / "paper").glob("*-seed*.json")} <= names
 
 
-def test_the_unfinished_run_is_recorded() -> None:
-    run = record("eb-2h-unfinished")
-    epoch = run["history"][-1]
+def test_the_runs_of_eb_2h_with_one_sign_are_recorded() -> None:
+    """They were stopped, because their errors rose."""
+    ours, authors = (record(f"eb-2h-one-sided{form}") for form in ("", "-authors-code"))
+    lowest, last = min(ours["history"], key=lambda epoch: epoch["test_error"]), ours["history"][-1]
+    assert f"{lowest['test_error']:.2f} % after {lowest['epoch']} epochs" in FLAT
     assert (
-        f"after {run['epochs']} of its 50 epochs the test error is {epoch['test_error']:.2f} %, and "
-        f"{100 * (1 - epoch['converged']):.0f} % of the first phases of the last epoch did not converge"
-        in FLAT
+        f"{last['test_error']:.2f} % after {last['epoch']} epochs, when "
+        f"{100 * (1 - last['converged']):.0f} % of the first phases did not converge within T" in FLAT
+    )
+    lowest, last = min(authors["history"], key=lambda epoch: epoch["test_error"]), authors["history"][-1]
+    assert (
+        f"from {lowest['test_error']:.2f} % after {lowest['epoch']} to {last['test_error']:.2f} % "
+        f"after {last['epoch']} epochs" in FLAT
     )
 
 

@@ -10,7 +10,8 @@ rates and an estimate of their own:
 
 ω and the tolerance belong to this package. They are settings of the alternating schedule
 (`eqprop_np.relaxation.Alternating`), chosen by the cosine between EP's gradient and the gradient at the
-converged steady states. `Experiment.to_the_letter` leaves them out.
+converged steady states. eb-2h and the two CNNs nudge with both signs of β, where the authors use one.
+`Experiment.to_the_letter` undoes both.
 """
 
 import math
@@ -387,8 +388,11 @@ class Experiment:
         return changed
 
     def to_the_letter(self) -> "Experiment":
-        """Return the experiment as published: T and K synchronous steps."""
-        return replace(self, phases=replace(self.phases, schedule=Synchronous()))
+        """Return the experiment as published: T and K synchronous steps, and no centred estimate."""
+        phases = replace(self.phases, schedule=Synchronous())
+        if phases.estimate == "centered":
+            phases = replace(phases, estimate="one-sided")
+        return replace(self, phases=phases)
 
 
 _EFFECTS: dict[str, tuple[Callable[[Experiment], bool], str]] = {
@@ -467,7 +471,11 @@ EXPERIMENTS = {
             dynamics="real-time",
             activation="sigmoid",
             phases=Phases(
-                free_steps=400, nudged_steps=40, beta=0.5, schedule=Alternating(omega=1.9, tol=0.0003)
+                free_steps=400,
+                nudged_steps=40,
+                beta=0.5,
+                estimate="centered",
+                schedule=Alternating(omega=1.9, tol=0.0003),
             ),
             training=Training((0.4, 0.1, 0.01), epochs=50),
             source="[1]",
