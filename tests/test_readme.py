@@ -188,6 +188,8 @@ def test_fig1c_is_recorded() -> None:
     low, high = (f(errors[key] for key in cvf) for f in (min, max))
     near, far = (f(angles[key]["published"] for key in cvf) for f in (min, max))
     assert f"{low:.2f} to {high:.2f} % at {near:.0f}° to {far:.0f}° (C-VF-1h)" in FLAT
+    two = angles["cvf-2h", 0]["published"]
+    assert f"{errors['cvf-2h', 0]:.2f} % at {two:.0f}° (C-VF-2h, ψ = 0)" in FLAT
     published = json.loads((path.parent / "published.json").read_text("utf-8"))["points"]
     old = {(point["preset"], point["psi"]): point["angle"] for point in published}
     distances = [abs(angles[key]["published"] - old[key]) for key in cvf]
