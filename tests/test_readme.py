@@ -81,6 +81,14 @@ def test_the_runs_of_eb_2h_with_one_sign_are_recorded() -> None:
     )
 
 
+def test_the_unfinished_run_of_cvf_2h_is_recorded() -> None:
+    last = record("cvf-2h-180deg-unfinished")["history"][-1]
+    assert (
+        f"is at {last['test_error']:.1f} % after {last['epoch']} of 150 epochs, and its "
+        f"weights have turned to {last['weight_angle']:.0f}°" in FLAT
+    )
+
+
 def test_the_factor_in_training_time_is_recorded() -> None:
     runs = {name: [record(f"paper/{name}-seed{seed}") for seed in range(3)] for name in ("p-1h", "eb-1h")}
     epochs, minutes = {}, {}
@@ -320,7 +328,7 @@ def missing(lines: Iterable[str]) -> str:
 def test_its_costs_are_recorded() -> None:
     presets = benchmark("presets")["presets"]
     lines = [
-        f"| {name}{' (centred)' if name == 'conv' else ''} | {cost['to_backpropagation']:.1f} "
+        f"| {name}{' (centred)' if name in ('conv', 'eb-2h') else ''} | {cost['to_backpropagation']:.1f} "
         f"| {cost['seconds_per_epoch']:.1f} | {cost['mm_per_epoch']:.0f} |"
         for name, cost in presets.items()
     ]
