@@ -103,6 +103,8 @@ def test_it_agrees_with_another_as_far_as_the_digests_are_known(dataset: Dataset
     assert chosen.agrees_with(replace(chosen, digests=()))
     assert not chosen.agrees_with(replace(chosen, digests=("x", *DIGESTS[1:])))
     assert not chosen.agrees_with(replace(chosen, digests=(), seed=6))
+    assert chosen.agrees_with(replace(chosen, source="elsewhere"))
+    assert not chosen.agrees_with(replace(chosen, digests=(), source="elsewhere"))
     assert chosen.with_epochs(7).experiment == chosen.experiment.override(epochs=7)
     assert replace(chosen.with_epochs(7), experiment=chosen.experiment) == chosen
 

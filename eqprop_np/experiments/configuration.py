@@ -181,10 +181,10 @@ class Configuration:
         return cls(**values)
 
     def agrees_with(self, other: "Configuration") -> bool:
-        """Return whether both are equal, as far as the digests of the data are known."""
-        if not (self.digests and other.digests):
-            self, other = replace(self, digests=()), replace(other, digests=())
-        return self == other
+        """Return whether both are equal. Known digests identify the data, whatever --data named."""
+        if self.digests and other.digests:
+            return self == replace(other, source=self.source)
+        return replace(self, digests=()) == replace(other, digests=())
 
     def with_epochs(self, epochs: int) -> "Configuration":
         """Return the configuration with another number of epochs in all, and the same learning rates."""
