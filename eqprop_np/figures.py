@@ -312,25 +312,31 @@ def draw_fig1c(points: Sequence[Mapping[str, Any]]) -> Figure:
     Returns
     -------
     Figure
-        One curve per preset in the first panel, and one for each rule with a ψ in the second.
+        One curve per preset and number of epochs in the first panel, and one for each rule with a ψ in the
+        second. Its markers are hollow if the preset has points with more epochs.
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for preset, (label, marker, colour) in FAMILIES.items():
-        published = [point for point in published_points() if point["preset"] == preset]
-        groups = _groups([point for point in points if point["preset"] == preset])
-        if not groups:
+        found = [point for point in points if point["preset"] == preset]
+        if not found:
             continue
-        epochs = "/".join(str(n) for n in sorted({point["epochs"] for group in groups for point in group}))
-        style = {"fmt": f"{marker}:", "color": colour, "ms": 6, "lw": 1, "label": f"{label}, {epochs} epochs"}
+        published = [point for point in published_points() if point["preset"] == preset]
         grey = {"fmt": f"{marker}:", "color": "0.7", "ms": 5, "lw": 1, "zorder": 0}
-        psi, angle, spread, error, deviation = np.transpose([_place(group) for group in groups])
         old = np.transpose([(p["psi"], p["angle"], p["test_error"], p.get("spread", 0)) for p in published])
         left.errorbar(old[1], old[2], old[3], **grey)
-        left.errorbar(angle, error, deviation, spread, **style)
         if len(published) > 1:
             right.errorbar(old[0], old[2], old[3], **grey)
-            right.errorbar(psi, error, deviation, **style)
+        numbers = sorted({point["epochs"] for point in found}, reverse=True)
+        for epochs in numbers:
+            groups = _groups([point for point in found if point["epochs"] == epochs])
+            psi, angle, spread, error, deviation = np.transpose([_place(group) for group in groups])
+            style = {"fmt": f"{marker}:", "color": colour, "ms": 6, "lw": 1}
+            style |= {"label": f"{label}, {epochs} epochs"}
+            style |= {"mfc": colour if epochs == numbers[0] else "white"}
+            left.errorbar(angle, error, deviation, spread, **style)
+            if len(published) > 1:
+                right.errorbar(psi, error, deviation, **style)
     left.set(xlabel="angle to BPTT's gradients before training (°)", ylabel="test error (%)")
     left.set(yscale="log", ylim=(1.5, 130))
     right.set(xlabel=r"initial angle $\psi$ of the weights (°)", xticks=range(0, 181, 45))

@@ -232,7 +232,8 @@ def test_fig1c_has_the_published_points_of_the_same_presets_in_grey() -> None:
 def test_the_recorded_points_are_drawn() -> None:
     points = read_sweep(figures.RECORDED)
     left, right = draw_fig1c(points).axes
-    drawn = np.concatenate([container.lines[0].get_xydata() for container in left.containers[1::2]])
+    ours = [drawn.lines[0] for drawn in left.containers if drawn.lines[0].get_color() != "0.7"]
+    drawn = np.concatenate([line.get_xydata() for line in ours])
     seeds: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for point in points:
         seeds.setdefault((point["preset"], point["psi"]), []).append(point)
@@ -283,6 +284,23 @@ def test_fig1c_gives_each_preset_its_look_and_its_place() -> None:
         assert drawn.get_label() == legend.get_texts()[n].get_text() == f"{label}, {20 + n} epochs"
     for drawn, n in zip(over_psi.containers[1::2], (4, 5), strict=True):  # the presets that have a ψ
         np.testing.assert_allclose(drawn.lines[0].get_xydata(), [[45 * n, n + 0.5]])
+
+
+def test_fig1c_draws_points_with_fewer_epochs_by_themselves() -> None:
+    longer, shorter = (
+        [point("cvf-2h", psi, 0, 60 + psi / 9, error + psi / 90) | {"epochs": epochs} for psi in angles]
+        for epochs, angles, error in ((150, (0, 135), 2.5), (40, (180, 45), 3.5))
+    )
+    axes, over_psi = draw_fig1c([*shorter, *longer]).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "C-VF-2h, 150 epochs", "C-VF-2h, 40 epochs", "published"]  # fmt: skip
+    for panel, start, factor in ((axes, 60, 1 / 9), (over_psi, 0, 1)):
+        _, full, hollow = (drawn.lines[0] for drawn in panel.containers)
+        np.testing.assert_allclose(full.get_xydata(), [[start, 2.5], [start + 135 * factor, 4.0]])
+        np.testing.assert_allclose(
+            hollow.get_xydata(), [[start + 45 * factor, 4.0], [start + 180 * factor, 5.5]]
+        )
+        assert (full.get_markerfacecolor(), hollow.get_markerfacecolor()) == (COLOURS[3], "white")
 
 
 def test_without_a_directory_fig1c_is_that_of_the_recorded_sweep(monkeypatch: pytest.MonkeyPatch) -> None:

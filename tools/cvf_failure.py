@@ -12,8 +12,9 @@ because the network can predict one class for nearly all images, and recover som
 
 ``ranks`` computes Spearman's rank correlation of the final test error of the runs of a sweep
 (`eqprop_np.sweep`) with three angles: that of the update to BPTT before training, the same after the first
-epoch, and that of the weights after the first epoch. The interval contains 95 % of the bootstrap. The second
-angle needs the parameters after the first epoch, so this epoch is trained again, with the same result.
+epoch, and that of the weights after the first epoch. The interval contains 95 % of the bootstrap. Runs with
+fewer epochs than another run of their preset are left out. The second angle needs the parameters after the
+first epoch, so this epoch is trained again, with the same result.
 """
 
 import argparse
@@ -172,14 +173,16 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], resamples: int = 10
 def read_runs(directory: Path, after: bool = True) -> list[dict[str, Any]]:
     """Return for each run of a sweep its preset, ψ, final test error and the angles.
 
-    With ``after`` the first epoch is trained again for the angle of the update after it.
+    Runs with fewer epochs than another run of their preset are left out. With ``after`` the first epoch is
+    trained again for the angle of the update after it.
     """
     records = [json.loads(path.read_text("utf-8")) for path in sorted(directory.glob("*-seed*.json"))]
     runs = []
     for record in records:
         configuration = Configuration.from_json(record["configuration"])
         experiment = configuration.experiment
-        if experiment.name not in FAMILIES:
+        longest = max(other["epochs"] for other in records if other["preset"] == experiment.name)
+        if experiment.name not in FAMILIES or record["epochs"] < longest:
             continue
         name = f"{experiment.name}-{experiment.psi or 0.0:g}deg" if experiment.untied else experiment.name
         angles = json.loads((directory / "angles" / f"{name}.json").read_text("utf-8"))
