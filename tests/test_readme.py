@@ -217,6 +217,11 @@ def test_fig1c_is_recorded() -> None:
     runs = {key[1]: record(f"paper/cvf-1h-{key[1]:g}deg-seed0")["history"] for key in cvf}
     first, opposite = (runs[psi][0]["test_error"] for psi in (0, 180))
     assert f"{first:.1f} % at ψ = 0 after one epoch, {opposite:.1f} % at 180°" in FLAT
+    one, two, three = (last(f"paper/cvf-1h-180deg-seed{seed}", 5) for seed in range(3))
+    assert (
+        f"{last('paper/cvf-1h-135deg-seed0', 5):.2f} % at 135° and {mean((one, two, three)):.2f} % at 180° "
+        f"({one:.2f}, {two:.2f} and {three:.2f} % for seeds 0, 1 and 2)" in FLAT
+    )
     ends = [history[-1]["weight_angle"] for history in runs.values()]
     assert f"within {max(ends) - min(ends):.0f}° of each other" in FLAT
 
