@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from eqprop_np import sweep
+from eqprop_np.figures import published_points
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -82,8 +83,7 @@ def test_the_runs_of_eb_2h_with_one_sign_are_recorded() -> None:
 
 
 def test_the_runs_of_cvf_2h_are_recorded() -> None:
-    published = json.loads((ROOT / "eqprop_np" / "data" / "fig1c" / "published.json").read_text("utf-8"))
-    old = {p["psi"]: p["test_error"] for p in published["points"] if p["preset"] == "cvf-2h"}
+    old = {p["psi"]: p["test_error"] for p in published_points() if p["preset"] == "cvf-2h"}
     lines = []
     for path in (RESULTS / "paper").glob("cvf-2h-*.json"):
         run = json.loads(path.read_text("utf-8"))
@@ -205,8 +205,7 @@ def test_fig1c_is_recorded() -> None:
     assert f"{low:.2f} to {high:.2f} % at {near:.0f}° to {far:.0f}° (C-VF-1h)" in FLAT
     two = angles["cvf-2h", 0]["published"]
     assert f"{errors['cvf-2h', 0]:.2f} % at {two:.0f}° (C-VF-2h, ψ = 0)" in FLAT
-    published = json.loads((path.parent / "published.json").read_text("utf-8"))["points"]
-    old = {(point["preset"], point["psi"]): point["angle"] for point in published}
+    old = {(point["preset"], point["psi"]): point["angle"] for point in published_points()}
     distances = [abs(angles[key]["published"] - old[key]) for key in cvf]
     assert (
         f"{mean(distances):.1f}° from the published ones in the mean, {max(distances):.1f}° at most" in FLAT
@@ -217,8 +216,7 @@ def test_fig1c_is_recorded() -> None:
 
 
 def test_the_runs_of_cvf_1h_are_recorded() -> None:
-    published = json.loads((ROOT / "eqprop_np" / "data" / "fig1c" / "published.json").read_text("utf-8"))
-    old = {p["psi"]: p["test_error"] for p in published["points"] if p["preset"] == "cvf-1h"}
+    old = {p["psi"]: p["test_error"] for p in published_points() if p["preset"] == "cvf-1h"}
     first, end, errors = {}, {}, {}
     for psi in old:
         names = [f"paper/cvf-1h-{psi:g}deg-seed{seed}" for seed in range(3)]
