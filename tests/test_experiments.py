@@ -255,7 +255,7 @@ OPTIONS: dict[str, dict[str, Any]] = {  # what the options of these runs changed
     **{f"implicit-180deg-seed{k}": OPPOSITE | IMPLICIT for k in range(3)},
     **{f"asymep-180deg-seed{k}": OPPOSITE | {"rule": "asymep"} for k in range(3)},
     **{f"cvf-180deg-seed{k}": OPPOSITE for k in range(3)},
-    **{f"cvf-2h-{psi}deg-seed0": {"epochs": 40} for psi in (45, 90, 135, 180)},
+    **{f"cvf-2h-{psi}deg-seed0": {"epochs": 40} for psi in (45, 135)},
     "eb-2h-one-sided": {"estimate": "one-sided"},
     "eb-2h-one-sided-authors-code": {"estimate": "one-sided", "authors_code": True},
     "p-2h-readout": READOUT,

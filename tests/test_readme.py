@@ -88,12 +88,23 @@ def test_the_runs_of_cvf_2h_are_recorded() -> None:
     for path in (RESULTS / "paper").glob("cvf-2h-*.json"):
         run = json.loads(path.read_text("utf-8"))
         psi = run["configuration"]["experiment"]["psi"]
-        assert run["epochs"] == (40 if psi else 150)
-        error = mean(epoch["test_error"] for epoch in run["history"][35:40])
-        angle = run["history"][39]["weight_angle"]
-        lines.append(f"| {psi:g}° | {error:.2f} | {angle:.0f}° | {old[psi]:g} |")
+        assert run["epochs"] == (40 if psi in (45, 135) else 150)
+        cells = [
+            f"{mean(epoch['test_error'] for epoch in run['history'][end - 5 : end]):.2f} | "
+            f"{run['history'][end - 1]['weight_angle']:.0f}°"
+            if end <= run["epochs"]
+            else "– | –"
+            for end in (40, 150)
+        ]
+        lines.append(f"| {psi:g}° | {' | '.join(cells)} | {old[psi]:g} |")
     assert len(lines) == 5
     assert not missing(lines), missing(lines)
+    straight, right_angle = (record(f"paper/cvf-2h-{psi}deg-seed0")["history"] for psi in (0, 90))
+    *steady, first, second = [epoch["test_error"] for epoch in right_angle[143:]]
+    assert f"epochs 144 to 148 have {min(steady):.2f} to {max(steady):.2f} %" in FLAT
+    assert f"epochs 149 and 150 have {first:.2f} and {second:.2f} %" in FLAT
+    jumps = [epoch["train_error"] for epoch in (straight[88], right_angle[119])]
+    assert f"{jumps[0]:.2f} % in epoch 89 at ψ = 0 and to {jumps[1]:.2f} % in epoch 120 at 90°" in FLAT
 
 
 def test_the_factor_in_training_time_is_recorded() -> None:
