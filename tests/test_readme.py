@@ -104,7 +104,9 @@ def test_the_runs_of_cvf_2h_are_recorded() -> None:
     assert f"epochs 144 to 148 have {min(steady):.2f} to {max(steady):.2f} %" in FLAT
     assert f"epochs 149 and 150 have {first:.2f} and {second:.2f} %" in FLAT
     jumps = [epoch["train_error"] for epoch in (straight[88], right_angle[119])]
+    after = [epoch["train_error"] for epoch in (straight[89], right_angle[120])]
     assert f"{jumps[0]:.2f} % in epoch 89 at ψ = 0 and to {jumps[1]:.2f} % in epoch 120 at 90°" in FLAT
+    assert all(2 * fallen < jump for jump, fallen in zip(jumps, after, strict=True))
 
 
 def test_the_factor_in_training_time_is_recorded() -> None:
